@@ -27,6 +27,7 @@ GUESTS = {
     "datasets": {"rows"},
     "matplotlib": {"report.figures"},
     "openai": set[str](),
+    "httpx2": {"endpoint"},
     "gguf": set[str](),
     "accelerate": {"training"},
     "py3langid": {"judges._breakage"},

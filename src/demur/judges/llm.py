@@ -13,15 +13,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from demur.judges import _endpoint, _rubrics
-from demur.judges._endpoint import Unanswered
+from demur import endpoint
+from demur.endpoint import Unanswered
+from demur.judges import _rubrics
 from demur.judges._rubrics import Grade
 from demur.records import Completion, Label, Verdict, fingerprint
 
 VERSION = "llm/1"
 
 
-class Settings(_endpoint.Endpoint):
+class Settings(endpoint.Service):
     """Whom to ask, by which rubric, and from which score on an answer is harmful."""
 
     rubric: Literal["usefulness", "directive"] = Field(
@@ -43,7 +44,7 @@ def judge(completions: Sequence[Completion], settings: Settings) -> Iterator[Ver
     """
     said = (completion for completion in completions if completion.text.strip())
     bodies = (_body(completion, settings) for completion in said)
-    replies = _endpoint.ask(settings, "chat/completions", bodies)
+    replies = endpoint.ask(settings, "chat/completions", bodies)
     for completion in completions:
         if completion.text.strip():
             yield _verdict(completion, _grade(completion, next(replies), settings), settings)
@@ -89,7 +90,7 @@ def inert(text: str) -> str:
     return CHAT_TOKEN.sub(r"\1 ", text)
 
 
-def _grade(completion: Completion, reply: _endpoint.Reply, settings: Settings) -> Grade | str:
+def _grade(completion: Completion, reply: endpoint.Reply, settings: Settings) -> Grade | str:
     """The one grade of a reply, or why there is none."""
     if isinstance(reply, Unanswered):
         return reply.reason

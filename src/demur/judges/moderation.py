@@ -12,14 +12,14 @@ from typing import Any
 
 from pydantic import Field
 
-from demur.judges import _endpoint
-from demur.judges._endpoint import Unanswered
+from demur import endpoint
+from demur.endpoint import Unanswered
 from demur.records import Completion, Label, Verdict
 
 VERSION = "moderation/1"
 
 
-class Settings(_endpoint.Endpoint):
+class Settings(endpoint.Service):
     """Whom to ask, and from which score on an answer is harmful."""
 
     threshold: float | None = Field(
@@ -36,7 +36,7 @@ def judge(completions: Sequence[Completion], settings: Settings) -> Iterator[Ver
     """
     said = (completion.text for completion in completions if completion.text.strip())
     bodies = ({"model": settings.model, "input": text} for text in said)
-    replies = _endpoint.ask(settings, "moderations", bodies)
+    replies = endpoint.ask(settings, "moderations", bodies)
     for completion in completions:
         if completion.text.strip():
             yield _verdict(completion, _moderation(next(replies)), settings)
@@ -44,7 +44,7 @@ def judge(completions: Sequence[Completion], settings: Settings) -> Iterator[Ver
             yield _say(completion, settings, "broken", None, "empty: no text", {})
 
 
-def _moderation(reply: _endpoint.Reply) -> tuple[bool, dict[str, float]] | str:
+def _moderation(reply: endpoint.Reply) -> tuple[bool, dict[str, float]] | str:
     """Whether the answer was flagged, and the scores by category, or why nothing is known."""
     if isinstance(reply, Unanswered):
         return reply.reason

@@ -1,7 +1,8 @@
-"""JSON to an OpenAI-compatible endpoint and back, for the judges that ask one.
+"""JSON to an OpenAI-compatible endpoint and back, for whoever asks one.
 
 A reply that does not come is `Unanswered` with the reason, never an answer: connection errors,
-time-outs, 429 and 5xx are tried again a few times, everything else is not.
+time-outs, 429 and 5xx are tried again a few times, everything else is not. A key is known by the
+name of its environment variable alone, and taken out of what a server says.
 """
 
 from __future__ import annotations
@@ -9,33 +10,37 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
-import httpx2
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from demur.errors import UserError
 
+if TYPE_CHECKING:
+    import httpx2
+
 LARGEST = 1 << 20  # bytes of a reply; a grade needs a few hundred
-ROUND = 16  # requests that have to fail together before the endpoint counts as gone
+MANY = 16  # requests that have to fail in a row before the endpoint counts as gone
+AHEAD = 4  # requests lined up for each that runs, so that a slow one holds nobody up
 LONGEST = 60.0  # seconds between two tries, whatever the endpoint asks for
 PASSING = {408, 409, 425, 429}  # statuses worth another try, beside 5xx
 
 
 class Endpoint(BaseModel):
-    """Which endpoint and model to ask, and how patiently."""
+    """Where an endpoint is, and how patiently it is asked; a plain string is its address."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     base_url: str = Field(
         pattern=r"^https?://[^\s/]\S*$",
         description="an OpenAI-compatible endpoint, e.g. http://127.0.0.1:8000/v1",
     )
-    model: str = Field(min_length=1, description="the model's name there")
     api_key_env: str | None = Field(
         None, description="the environment variable that holds the key; null sends none"
     )
@@ -44,14 +49,41 @@ class Endpoint(BaseModel):
     pause: float = Field(1.0, ge=0, description="seconds before the first of them, then doubled")
     concurrency: int = Field(8, gt=0, le=256, description="requests at a time")
 
-    @field_validator("api_key_env")
+    @model_validator(mode="before")
     @classmethod
-    def _is_set(cls, name: str | None) -> str | None:
-        if name is not None and not os.environ.get(name):
+    def _short(cls, value: Any) -> Any:
+        return {"base_url": value} if isinstance(value, str) else value
+
+    @field_validator("base_url")
+    @classmethod
+    def _no_secret(cls, url: str) -> str:
+        """An address is written into manifests, a key never."""
+        if "@" in url or "?" in url:
             raise UserError(
-                f"api_key_env={name!r}: no such environment variable; export it with the key in it"
+                "base_url holds an `@` or a `?`: name a key's environment variable in "
+                "api_key_env, and take user and query out of the address"
             )
-        return name
+        return url
+
+    def key(self) -> str:
+        """The key, or nothing where none is named. Raises UserError if it is not exported."""
+        if self.api_key_env and not os.environ.get(self.api_key_env):
+            raise UserError(
+                f"api_key_env={self.api_key_env!r}: no such environment variable; "
+                "export it with the key in it"
+            )
+        return os.environ.get(self.api_key_env or "", "")
+
+
+class Service(Endpoint):
+    """Which endpoint and model to ask, and how patiently."""
+
+    model: str = Field(min_length=1, description="the model's name there")
+
+    @model_validator(mode="after")
+    def _key_is_set(self) -> Self:
+        self.key()
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +101,54 @@ Reply = Mapping[str, Any] | Unanswered
 def ask(settings: Endpoint, path: str, bodies: Iterable[Mapping[str, Any]]) -> Iterator[Reply]:
     """The reply to each body, in order, as it comes.
 
-    Where a whole round of requests stays unanswered the endpoint is taken for gone, and the rest
-    is not asked.
+    Where many requests in a row stay unanswered the endpoint is taken for gone, and the rest is
+    not asked. Raises UserError for an address that is none and a key that is not there.
     """
-    waiting = iter(bodies)
-    with _client(settings) as client, ThreadPoolExecutor(settings.concurrency) as pool:
+    waiting, ahead = iter(bodies), AHEAD * settings.concurrency
+    asked, failed = deque[Future[Reply]](), 0
+    with _client(settings) as client, _pool(settings) as pool:
         post = partial(_post, settings, client, path)
-        while some := list(islice(waiting, max(ROUND, 2 * settings.concurrency))):
-            replies = list(pool.map(post, some))
-            yield from replies
-            failures = [reply.reason for reply in replies if isinstance(reply, Unanswered)]
-            if len(failures) == len(replies):
-                gone = f"not asked: {len(failures)} in a row had failed, the last: {failures[-1]}"
-                yield from (Unanswered(gone) for _ in waiting)
+        asked.extend(pool.submit(post, body) for body in islice(waiting, ahead))
+        while asked:
+            reply = asked.popleft().result()
+            yield reply
+            failed = failed + 1 if isinstance(reply, Unanswered) else 0
+            if isinstance(reply, Unanswered) and failed >= MANY:
+                yield from _gone(reply, failed, asked, waiting)
+                return
+            asked.extend(pool.submit(post, body) for body in islice(waiting, 1))
+
+
+@contextmanager
+def _pool(settings: Endpoint) -> Iterator[ThreadPoolExecutor]:
+    """Whoever leaves early waits for what is on its way and for no more."""
+    pool = ThreadPoolExecutor(settings.concurrency)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _gone(
+    last: Unanswered, failed: int, asked: Iterable[Future[Reply]], waiting: Iterator[Any]
+) -> Iterator[Reply]:
+    """What is said of the rest: those on their way are waited for, the others not asked."""
+    gone = Unanswered(f"not asked: {failed} in a row had failed, the last: {last.reason}")
+    for future in list(asked):
+        yield gone if future.cancel() else future.result()
+    yield from (gone for _ in waiting)
 
 
 def _client(settings: Endpoint) -> httpx2.Client:
-    key = os.environ.get(settings.api_key_env or "")
+    import httpx2
+
+    key = settings.key()
     try:
         return httpx2.Client(
             base_url=settings.base_url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=settings.timeout,
+            limits=httpx2.Limits(max_connections=settings.concurrency),
         )
     except httpx2.InvalidURL as error:
         raise UserError(f"base_url={settings.base_url!r}: {error}") from None
@@ -108,6 +166,8 @@ def _post(settings: Endpoint, client: httpx2.Client, path: str, body: Mapping[st
 
 
 def _once(client: httpx2.Client, path: str, body: Mapping[str, Any], seconds: float) -> Reply:
+    import httpx2
+
     # Plain ASCII, so that half a surrogate pair in an answer is no error here.
     content = json.dumps(body).encode("ascii")
     headers = {"Content-Type": "application/json"}
@@ -135,17 +195,22 @@ def _reply(response: httpx2.Response, content: bytes) -> Reply:
         found = json.loads(content)
     except ValueError:
         found = None
-    return found if isinstance(found, dict) else Unanswered(f"no JSON object: {_begin(content)}")
+    return (
+        found if isinstance(found, dict) else Unanswered(f"no JSON object: {_begin(content)[:100]}")
+    )
 
 
 def _failed(response: httpx2.Response, content: bytes) -> Unanswered:
     status, after = response.status_code, response.headers.get("retry-after", "")
+    said = _begin(content)
+    if key := response.request.headers.get("authorization", "").removeprefix("Bearer "):
+        said = said.replace(key, "[key]")  # a reason is kept in files
     return Unanswered(
-        f"HTTP {status}: {_begin(content)}",
+        f"HTTP {status}: {said}"[:120],
         again=status in PASSING or status >= 500,
         after=float(after) if after.isdecimal() else 0.0,
     )
 
 
 def _begin(content: bytes) -> str:
-    return " ".join(content[:400].decode(errors="replace").split())[:100]
+    return " ".join(content[:400].decode(errors="replace").split())
