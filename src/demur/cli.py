@@ -41,6 +41,7 @@ Training = Annotated[
     str | None,
     typer.Option("--only", help="One training of the run: `after`, or a variant's name."),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 
 
 def main() -> None:
@@ -113,7 +114,7 @@ def judge(
     judges: Annotated[
         list[str], typer.Option("--judge", help="A page of `judges`; may be repeated.")
     ] = ["refusal", "broken"],  # noqa: B006
-    json_: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+    json_: Json = False,
     out: Annotated[Path | None, typer.Option("--out", help="Keep the verdicts here.")] = None,
 ) -> None:
     """Judge saved completions again, without their model."""
@@ -128,7 +129,7 @@ def calibrate(
     judge: Annotated[str, typer.Argument(help="A judge, or 'harm: {threshold: 0.6}'.")],
     file: Annotated[Path, typer.Argument(help="Answers with people's labels.")],
     label: Annotated[str | None, typer.Option("--label", help="The labels' column.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print figures as JSON.")] = False,
+    json_: Json = False,
 ) -> None:
     """Hold a judge against people's labels."""
     from demur import calibrate as page
@@ -137,12 +138,39 @@ def calibrate(
     print(page.as_json(found) if json_ else page.as_lines(found))
 
 
-@app.command(epilog=_example("demur report configs/demo.yaml"))
-def report(config: Config, overrides: Overrides = None) -> None:
+@app.command(epilog=_example("demur report configs/demo.yaml --json"))
+def report(config: Config, overrides: Overrides = None, json_: Json = False) -> None:
     """Make the page again from what a run has measured."""
     from demur import pipeline
 
-    print(pipeline.report(_load(config, overrides)))
+    page = pipeline.report(_load(config, overrides))
+    print(page.with_name("results.json").read_text("utf-8") if json_ else page)
+
+
+@app.command(epilog=_example("demur compare runs/n50 runs/n100 --along data --out page"))
+def compare(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Runs or evaluation folders; the first is the measure.")
+    ],
+    along: Annotated[
+        str | None,
+        typer.Option("--along", help="Draw rates along `data`, or a setting, e.g. train.lambda."),
+    ] = None,
+    json_: Json = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a page here.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Compare in spite of other judges or questions.")
+    ] = False,
+) -> None:
+    """Compare runs with the first of them, question by question."""
+    from demur import report
+
+    found = report.side_by_side(folders, along, force=force)
+    page = found.write(out) if out else None
+    if json_:
+        print(json.dumps(found.plain(), indent=2))
+    else:
+        print(page or found.lines())
 
 
 @app.command(epilog=_example("demur preview configs/demo.yaml --rows 3"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -106,6 +106,38 @@ def mcnemar(a: Sequence[Flag], b: Sequence[Flag]) -> McNemar:
     only_a, only_b = counts[True, False], counts[False, True]
     p = stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
     return McNemar(only_a, only_b, float(p), sum(n for pair, n in counts.items() if None in pair))
+
+
+def newcombe(a: Sequence[Flag], b: Sequence[Flag]) -> Estimate:
+    """rate(a) - rate(b) over the pairs scored in both, with Newcombe's paired score interval.
+
+    Method 10 of Newcombe (1998, Statistics in Medicine 17, 2635-2650): the two Wilson intervals
+    squared and added, less what the pairs have in common. Raises UserError for unequal lengths,
+    or where no pair was scored.
+    """
+    pairs = [(x, y) for x, y in _paired(a, b) if x is not None and y is not None]
+    if not pairs:
+        raise UserError("nothing was scored in both: there is no difference to tell")
+    one, two = rate(x for x, _ in pairs), rate(y for _, y in pairs)
+    phi, difference = _phi(Counter(pairs)), one.rate - two.rate
+    below = _added(one.rate - one.low, two.high - two.rate, phi)
+    above = _added(one.high - one.rate, two.rate - two.low, phi)
+    return Estimate(difference, difference - below, difference + above)
+
+
+def _phi(counts: Mapping[tuple[Flag, Flag], int]) -> float:
+    """The pairs' correlation, a positive one corrected for continuity by half a pair each side."""
+    both, neither = counts.get((True, True), 0), counts.get((False, False), 0)
+    only_a, only_b = counts.get((True, False), 0), counts.get((False, True), 0)
+    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    more = float(both * neither - only_a * only_b)
+    if more > 0:
+        more = max(more - (both + neither + only_a + only_b) / 2, 0.0)
+    return more / math.sqrt(margins) if margins else 0.0
+
+
+def _added(one: float, two: float, phi: float) -> float:
+    return math.sqrt(max(one**2 - 2 * phi * one * two + two**2, 0.0))
 
 
 def paired_bootstrap(

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
-from demur import __version__, measures, records
+from demur import records
 from demur.errors import UserError
-from demur.measures import Evaluation
-from demur.metrics import Rate
-from demur.report import compare, notes, runs, tables, words
-from demur.report.compare import Comparison
+from demur.report import along, comparable, lines, results, words
+from demur.report.along import Across
+from demur.report.chosen import choose
+from demur.report.results import Measured
 from demur.report.view import view
 
 
@@ -26,6 +26,7 @@ def build(
     out: Path | str,
     training: Mapping[str, Path] | None = None,
     title: str = "Evaluation",
+    checkpoints: Mapping[str, Mapping[int, Path]] | None = None,
     *,
     primary: str = "refusal",
     force: bool = False,
@@ -33,36 +34,67 @@ def build(
     """Write ``index.html``, ``report.md`` and ``results.json`` into ``out``; returns the page.
 
     The others are compared with the first evaluation; ``training`` holds runs under the names
-    of the models they made, ``primary`` is the judge of harm. The same input gives the same
-    bytes. Raises UserError for partial folders, and for judges of different versions unless
-    ``force``.
+    of the models they made, ``checkpoints`` evaluations of these by their optimizer step;
+    ``primary`` is the judge of harm. The same input gives the same bytes. Raises UserError for
+    partial folders, and for judges of different versions unless ``force``.
     """
-    loaded, trained = _load(evaluations, Path(out)), _load_training(training or {})
-    versions = notes.judges(loaded, force)
-    table = tables.by_key([measures.measure(e, primary) for e in loaded.values()])
-    baseline = next(iter(loaded.values()))
-    found = [{}, *(compare.compare(baseline, e, primary) for e in list(loaded.values())[1:])]
-    shown = view(title, loaded, trained, table, found, versions, primary)
-    results = _results(loaded, table, found, versions, primary)
-    return _write(Path(out), shown, results)
+    _refuse_file(Path(out))
+    found = results.gather(evaluations, training or {}, primary, force)
+    steps = along.checkpoints(checkpoints or {}, primary)
+    plain = results.plain(found) | {"checkpoints": along.plain(steps)}
+    return _write(Path(out), view(title, found, steps), plain)
 
 
-def _load(folders: Mapping[str, Path], out: Path) -> dict[str, Evaluation]:
-    if not folders:
-        raise UserError("no evaluation to report on: name at least one evaluation folder")
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Several runs, measured and compared with the first: as lines, as plain values, as a page."""
+
+    found: Measured
+    across: Across | None = None
+
+    def lines(self) -> str:
+        return lines.side_by_side(self.found)
+
+    def plain(self) -> dict[str, Any]:
+        told = results.plain(self.found)
+        return told | ({"along": along.plain(self.across.lines)} if self.across else {})
+
+    def write(self, out: Path) -> Path:
+        """The page, its Markdown twin and the JSON. Raises UserError if ``out`` is a file."""
+        _refuse_file(out)
+        title = " and ".join(self.found.evaluations)
+        return _write(out, view(title, self.found, {}, self.across), self.plain())
+
+
+def side_by_side(
+    folders: Sequence[Path], what: str | None = None, *, primary: str = "refusal", force: bool
+) -> SideBySide:
+    """Compare runs or evaluation folders with the first of them, question by question.
+
+    ``what`` names what to draw the rates along: ``data`` or a setting of ``train``. Raises
+    UserError, one line, where questions, decoding, or judges and their settings differ, unless
+    ``force``; and for fewer than two folders.
+    """
+    if len(folders) < 2:
+        raise UserError("one folder alone cannot be compared: name two or more")
+    chosen = choose(folders)
+    training = {name: one.training for name, one in chosen.items() if one.training}
+    evaluations = {name: one.evaluation for name, one in chosen.items()}
+    found = results.gather(evaluations, training, primary, force)
+    if not force:
+        comparable.refuse(found.evaluations)
+    return SideBySide(found, along.across(found, what) if what else None)
+
+
+def _refuse_file(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file: name a folder to write the report to")
-    return {name: measures.load(folder) for name, folder in folders.items()}
 
 
-def _load_training(folders: Mapping[str, Path]) -> dict[str, runs.Training]:
-    return {name: runs.load(folder) for name, folder in folders.items()}
-
-
-def _write(out: Path, shown: Mapping[str, Any], results: Mapping[str, Any]) -> Path:
+def _write(out: Path, shown: Mapping[str, Any], plain: Mapping[str, Any]) -> Path:
     """Render all three before the first is written."""
     files = {
-        "results.json": json.dumps(results, indent=2, allow_nan=False) + "\n",
+        "results.json": json.dumps(plain, indent=2, allow_nan=False) + "\n",
         "report.md": _templates(autoescape=False).get_template("report.md.j2").render(shown),
         "index.html": _templates(autoescape=True).get_template("page.html.j2").render(shown),
     }
@@ -94,38 +126,3 @@ def _shown(value: Any) -> Any:
 def _markdown(text: object) -> str:
     """Text as Markdown shows it literally, on one line, also in a table."""
     return re.sub(r"([\\`*_\[\]<>|#&~$])", r"\\\1", words.line(text))
-
-
-def _results(
-    evaluations: Mapping[str, Evaluation],
-    table: words.Table,
-    found: Sequence[Mapping[str, Comparison]],
-    versions: Mapping[str, str],
-    primary: str,
-) -> dict[str, Any]:
-    models = {
-        name: {
-            "figures": {key: _figure(row[place]) for key, row in table.items() if row[place]},
-            "against_first": {key: asdict(one) for key, one in found[place].items()},
-            "manifest": evaluation.manifest,
-        }
-        for place, (name, evaluation) in enumerate(evaluations.items())
-    }
-    return {
-        "demur": __version__,
-        "models": models,
-        "chat_template": notes.template(evaluations),
-        "judges": versions,
-        "primary": primary,
-        "notes": notes.warnings(evaluations, primary),
-    }
-
-
-def _figure(figure: measures.Figure | None) -> dict[str, Any]:
-    assert figure
-    value = figure.value
-    about = {"title": figure.title, "group": figure.group, "better": figure.better}
-    if isinstance(value, Rate):
-        counts = {"k": value.k, "n": value.n, "unscored": value.unscored}
-        return {"rate": tables.level(value), "low": value.low, "high": value.high} | counts | about
-    return asdict(value) | {"n": figure.n} | about

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from demur import measures, metrics
 from demur.measures import Answer, Evaluation, Likelihood
-from demur.metrics import Estimate, McNemar
+from demur.metrics import Estimate, Flag, McNemar
 from demur.records import Kind, Label
 
 CHANCE = 0.05
-Comparison = McNemar | Estimate  # of flags; of nats per token, after minus before
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A figure after minus the same before, over the ``n`` answers that count in both.
+
+    ``difference`` is of rates, or of nats per token. ``mcnemar``, for rates alone, has the flips:
+    ``b`` were true only before, ``c`` only after.
+    """
+
+    difference: Estimate
+    n: int
+    mcnemar: McNemar | None = None
+
+    @property
+    def clear(self) -> bool:
+        """Whether chance would rarely do this: 0 is outside the interval, and McNemar agrees."""
+        apart = self.difference.low > 0 or self.difference.high < 0
+        return apart and (self.mcnemar is None or self.mcnemar.p < CHANCE)
 
 
 def compare(before: Evaluation, after: Evaluation, primary: str) -> dict[str, Comparison]:
     """Each figure's key → how the two differ, on what both were asked and scored in both."""
     return _rates(before, after, primary) | _likelihoods(before, after)
-
-
-def clear(found: Comparison) -> bool:
-    """Whether chance alone would rarely (p < 0.05) make a difference this large."""
-    if isinstance(found, McNemar):
-        return found.p < CHANCE
-    return found.low > 0 or found.high < 0
 
 
 def shared(before: Evaluation, after: Evaluation) -> tuple[int, int]:
@@ -35,24 +47,49 @@ def _rates(before: Evaluation, after: Evaluation, primary: str) -> dict[str, Com
     others = measures.grouped(after.answers)
     found: dict[str, Comparison] = {}
     for (scenario, kind), answers in measures.grouped(before.answers).items():
+        pairs = _pairs(answers, others.get((scenario, kind), []))
         for what in measures.counted(kind, primary):
-            one = _flags(answers, what.label, primary)
-            two = _flags(others.get((scenario, kind), []), what.label, primary)
-            if both := [id for id in one if id in two]:
-                key = f"{scenario}/{kind}/{what.label}"
-                found[key] = metrics.mcnemar([one[i] for i in both], [two[i] for i in both])
+            if both := _rate(pairs, what.label, primary):
+                found[f"{scenario}/{kind}/{what.label}"] = both
     return found
 
 
-def _flags(answers: list[Answer], label: Label, primary: str) -> dict[Hashable, bool | None]:
-    """Flags by attempt; several answers to one attempt are told apart by their order."""
-    found: dict[Hashable, bool | None] = {}
-    for answer, flag in zip(answers, measures.flags(answers, label, primary), strict=True):
-        turn = 0
-        while (answer.completion.attempt, turn) in found:
+def _pairs(one: Sequence[Answer], two: Sequence[Answer]) -> list[tuple[Answer, Answer]]:
+    """Answers to the same attempt; where an attack words each model's attempts, same behavior."""
+    first, second = _in_turn(one, "attempt"), _in_turn(two, "attempt")
+    if not first.keys() & second.keys():
+        first, second = _in_turn(one, "behavior"), _in_turn(two, "behavior")
+    return [(answer, second[id]) for id, answer in first.items() if id in second]
+
+
+def _in_turn(answers: Sequence[Answer], key: str) -> dict[Hashable, Answer]:
+    """Answers by an id of theirs; several of the same one are told apart by their order."""
+    found: dict[Hashable, Answer] = {}
+    for answer in answers:
+        turn, id = 0, getattr(answer.completion, key)
+        while (id, turn) in found:
             turn += 1
-        found[answer.completion.attempt, turn] = flag
+        found[id, turn] = answer
     return found
+
+
+def _rate(pairs: Sequence[tuple[Answer, Answer]], label: Label, primary: str) -> Comparison | None:
+    """None where no pair was scored."""
+    before, after = (
+        measures.flags((pair[side] for pair in pairs), label, primary) for side in (0, 1)
+    )
+    test = metrics.mcnemar(before, after)
+    if not (n := len(pairs) - test.unscored):
+        return None
+    asked = [one.completion.behavior for one, _ in pairs]
+    return Comparison(_difference(after, before, asked), n, test)
+
+
+def _difference(after: list[Flag], before: list[Flag], asked: Sequence[str]) -> Estimate:
+    """Newcombe's interval, or where a behavior was asked in several ways, whole ones resampled."""
+    if len(set(asked)) == len(asked):
+        return metrics.newcombe(after, before)
+    return metrics.paired_bootstrap(after, before, asked, seed=0)
 
 
 def _likelihoods(before: Evaluation, after: Evaluation) -> dict[str, Comparison]:
@@ -61,7 +98,8 @@ def _likelihoods(before: Evaluation, after: Evaluation) -> dict[str, Comparison]
         one, two = _nats(before.likelihoods, kinds), _nats(after.likelihoods, kinds)
         if both := [id for id in one if id in two]:
             pair = [two[i] for i in both], [one[i] for i in both]
-            found[f"likelihood/{name}_nll"] = metrics.paired_bootstrap(*pair, both, seed=0)
+            nats = metrics.paired_bootstrap(*pair, both, seed=0)
+            found[f"likelihood/{name}_nll"] = Comparison(nats, len(both))
     return found
 
 

@@ -10,7 +10,7 @@ import html
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,19 +114,38 @@ def _stack(axes: Any, y: float, name: str, counts: Mapping[str, int]) -> None:
 
 def curve(title: str, lines: Mapping[int, tuple[Sequence[float], Sequence[float]]]) -> str:
     """One logged quantity against the training step: a line for each run, by its place."""
+
+    def draw(axes: Any) -> None:
+        for run, (steps, values) in lines.items():
+            line(axes, run, steps, values)
+        axes.locator_params(axis="x", nbins=5, integer=True)
+        axes.locator_params(axis="y", nbins=4)
+
+    return plot(title, draw)
+
+
+def plot(title: str, draw: Callable[[Any], None]) -> str:
+    """A small drawing with two axes, its data units those of what ``draw`` puts into it."""
     with style.context(["default", STYLE]):
         canvas = Canvas(figsize=(280 / 72, 150 / 72))
         axes = canvas.add_axes((0.13, 0.16, 0.84, 0.78))
-        for run, (steps, values) in lines.items():
-            dash = DASHES[(run - 1) % MODELS]  # place 0 is the untrained model
-            axes.plot(steps, values, color=colour(run), linewidth=1.6, linestyle=dash)
         axes.spines[["top", "right"]].set_visible(False)
         axes.patch.set_visible(False)
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.tick_params(length=0, labelsize=8.5)
-        axes.locator_params(axis="x", nbins=5, integer=True)
-        axes.locator_params(axis="y", nbins=4)
+        draw(axes)
         return _svg(canvas, title)
+
+
+def line(axes: Any, run: int, xs: Sequence[float], ys: Sequence[float]) -> None:
+    """A run's line; place 0 is the untrained model, so that dashes begin with the first run."""
+    dash = DASHES[(run - 1) % MODELS]
+    axes.plot(xs, ys, color=colour(run), linewidth=1.6, linestyle=dash)
+
+
+def dot(axes: Any, run: int, x: float, y: float) -> None:
+    """A line of no length with round ends: a marker would be a definition with an id."""
+    axes.plot([x, x], [y, y], color=colour(run), linewidth=5, solid_capstyle="round")
 
 
 def _rows(groups: Sequence[Any], models: int) -> tuple[Canvas, Any]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from demur.errors import UserError
 from demur.measures import Evaluation
-from demur.report import compare, transcripts
+from demur.report import compare, transcripts, words
 from demur.report.runs import Training
 
 
@@ -100,3 +100,9 @@ def _effort(name: str, run: Training) -> str:
 
 def _counts(seen: Mapping[str, int]) -> str:
     return ", ".join(f"{n} {kind}" for kind, n in seen.items())
+
+
+def recipes(names: Sequence[str], training: Mapping[str, Training]) -> list[str]:
+    """What a sentence adds to each model's name: the recipe where the name is `after`, else ""."""
+    known = {words.line(name): run.manifest.get("recipe") for name, run in training.items()}
+    return [str(known.get(name) or "") if name == "after" else "" for name in names]

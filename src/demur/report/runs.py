@@ -21,7 +21,6 @@ CURVES = {
     "p_target": "Probability of the unsafe token, P(y)",
     "entropy": "Entropy where the model avoids (nats)",
     "open": "Share of positions not gated",
-    "gated": "Share of positions gated",
     "semantic_share": "What the semantics add, c̄ − P(y)",
     "grad_norm": "Gradient norm",
 }

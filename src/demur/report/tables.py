@@ -9,7 +9,7 @@ from typing import Any
 from demur.measures import Figure
 from demur.metrics import Estimate, Rate
 from demur.report import words
-from demur.report.compare import Comparison, clear
+from demur.report.compare import Comparison
 from demur.report.transcripts import Group
 
 
@@ -107,8 +107,8 @@ def _change(before: Figure, after: Figure, found: Comparison | None) -> Change:
     size = f"{100 * by:.1f} points" if isinstance(after.value, Rate) else words.number(by)
     said = f"{'▼' if new < old else '▲'} {size}"
     sense = "better" if (new < old) == (after.better == "lower") else "worse"
-    if found and not clear(found):
-        return Change(f"{said}, {sense} (within chance)")
+    if found and not found.clear:
+        return Change(f"{said} (within chance)")
     return Change(f"{said}, {sense}", sense)
 
 

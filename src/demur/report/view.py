@@ -10,9 +10,10 @@ from markupsafe import Markup
 from demur import __version__
 from demur.measures import Evaluation, Figure
 from demur.metrics import Rate
-from demur.report import figures, notes, runs, tables, transcripts, words
-from demur.report.compare import Comparison
+from demur.report import along, figures, notes, positions, runs, tables, transcripts, words
+from demur.report.along import Across, Lines
 from demur.report.figures import Bars, Stack
+from demur.report.results import Measured
 from demur.report.runs import Training
 from demur.report.transcripts import Group
 
@@ -20,35 +21,34 @@ PANELS = {"Asked to do harm": ("harmful",), "Asked for nothing wrong": ("lookali
 
 
 def view(
-    title: str,
-    evaluations: Mapping[str, Evaluation],
-    training: Mapping[str, Training],
-    table: words.Table,
-    comparisons: Sequence[Mapping[str, Comparison]],
-    versions: Mapping[str, str],
-    primary: str,
+    title: str, found: Measured, checkpoints: Lines, across: Across | None = None
 ) -> dict[str, Any]:
     """The templates' variables. Names keep one place, and so one colour, throughout."""
+    evaluations, training = found.evaluations, found.training
     names = [words.line(name) for name in evaluations]
     everyone = list(dict.fromkeys((*names, *map(words.line, training))))
-    groups = transcripts.groups(list(evaluations.values()), primary)
-    changed, cost = words.verdict(table, names)
+    groups = transcripts.groups(list(evaluations.values()), found.primary)
+    changed, cost = words.verdict(found.table, names)
     return {
         "version": __version__,
         "title": words.line(title),
         "names": names,
         "everyone": everyone,
+        "recipes": notes.recipes(everyone, training),
         "changed": changed,
         "cost": cost,
         "effort": notes.effort(training),
-        "notes": notes.warnings(evaluations, primary),
-        "headline": tables.headline(table, comparisons, groups),
-        "bars": _bars(table, names),
+        "notes": notes.warnings(evaluations, found.primary),
+        "headline": tables.headline(found.table, found.comparisons, groups),
+        "bars": _bars(found.table, names),
         "legend": _legend(groups, len(names)),
         "stacks": _stacks(groups, names),
+        "positions": _drawn(positions.drawings(list(evaluations.values()))),
+        "across": across and _across(across),
+        "checkpoints": _checkpoints(everyone, checkpoints),
         "curves": _curves(everyone, training),
         "runs": [everyone.index(words.line(name)) for name in training],
-        "judges": [_judge(name, version) for name, version in versions.items()],
+        "judges": [_judge(name, version) for name, version in found.versions.items()],
         "lookalikes": notes.lookalikes(training),
         "groups": groups,
         "heading": transcripts.HEADING,
@@ -105,6 +105,25 @@ def _curves(everyone: Sequence[str], training: Mapping[str, Training]) -> dict[s
         runs.CURVES[key]: Markup(figures.curve(runs.CURVES[key], lines))
         for key, lines in drawn.items()
     }
+
+
+def _drawn(drawings: Mapping[str, str]) -> dict[str, Markup]:
+    return {title: Markup(drawing) for title, drawing in drawings.items()}
+
+
+def _across(of: Across) -> dict[str, Any]:
+    """What is drawn against that which several runs differ in; a line has its recipe's name."""
+    places = dict(enumerate(of.lines.values(), 1))
+    return {"what": of.what, "lines": list(of.lines), "plates": _drawn(along.drawings(places))}
+
+
+def _checkpoints(everyone: Sequence[str], of: Lines) -> dict[str, Any] | None:
+    """What is drawn along the trainings, each in its model's colour."""
+    if not of:
+        return None
+    asked = max(figure.n for points in of.values() for p in points for figure in p.figures.values())
+    places = {everyone.index(words.line(name)): points for name, points in of.items()}
+    return {"lines": list(places), "n": asked, "plates": _drawn(along.drawings(places))}
 
 
 def _judge(name: str, version: str) -> dict[str, str]:

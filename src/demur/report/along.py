@@ -1,0 +1,139 @@
+"""Rates against something that several evaluations differ in: training data, or steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from demur import measures
+from demur.errors import UserError
+from demur.measures import Figure
+from demur.metrics import Rate
+from demur.report import plots, results, words
+from demur.report.results import Measured
+from demur.report.runs import Training
+
+DATA = "data"
+OVER, SAFE = "direct/lookalike/refused", "direct/harmful/refused"
+PLANE = "Harmful requests declined (up) against look-alikes declined (across)"
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """The figures of one evaluation by their keys, at ``x``."""
+
+    x: float
+    figures: Mapping[str, Figure]
+
+
+Lines = Mapping[str, Sequence[Point]]  # a line's name → its points, x rising
+
+
+@dataclass(frozen=True, slots=True)
+class Across:
+    """What several runs differ in, and the lines drawn against it."""
+
+    what: str
+    lines: Lines
+
+
+def checkpoints(folders: Mapping[str, Mapping[int, Path]], primary: str) -> dict[str, list[Point]]:
+    """A line for each training: its evaluations by step. Raises UserError for a partial one."""
+    return {
+        name: [
+            Point(step, {figure.key: figure for figure in measures.figures(folder, primary)})
+            for step, folder in sorted(steps.items())
+        ]
+        for name, steps in folders.items()
+    }
+
+
+def across(found: Measured, what: str) -> Across:
+    """A line for each recipe, its evaluations as points; an untrained one is the start of all.
+
+    ``what`` is ``data``, the number of unsafe training examples, or a setting of ``train``.
+    Raises UserError where a training does not say, or all say the same.
+    """
+    made: dict[str, list[Point]] = {}
+    start = [Point(_untrained(name, what), _figures(found, name)) for name in _plain(found)]
+    for name, run in found.training.items():
+        point = Point(value(name, run, what), _figures(found, name))
+        made.setdefault(str(run.manifest.get("recipe", "trained")), []).append(point)
+    lines = {name: sorted([*start, *points], key=lambda p: p.x) for name, points in made.items()}
+    if not any(len({point.x for point in points}) > 1 for points in lines.values()):
+        raise UserError(f"--along {what}: these runs do not differ in it: name some that do")
+    return Across("unsafe training examples" if what == DATA else what, lines)
+
+
+def _plain(found: Measured) -> list[str]:
+    return [name for name in found.evaluations if name not in found.training]
+
+
+def _figures(found: Measured, name: str) -> dict[str, Figure]:
+    place = list(found.evaluations).index(name)
+    return {key: figure for key, row in found.table.items() if (figure := row[place])}
+
+
+def _untrained(name: str, what: str) -> float:
+    if what == DATA:
+        return 0.0
+    raise UserError(f"--along {what}: {name} has no training that could say; leave it out")
+
+
+def value(name: str, run: Training, what: str) -> float:
+    """What a training's manifest says of ``what``. Raises UserError where it says nothing."""
+    if what == DATA:
+        found = run.manifest.get("unsafe", run.examples.get("harmful"))
+    else:
+        inputs: Any = run.manifest.get("inputs") or {}
+        found = (inputs.get("train") or {}).get(what.removeprefix("train."))
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise UserError(f"--along {what}: the training of {name} has no such number ({found!r})")
+    return float(found)
+
+
+def drawings(of: Mapping[int, Sequence[Point]]) -> dict[str, str]:
+    """What is declined rightly against what wrongly; then every rate that should be low, along x.
+
+    Lines go by the place of a model, whose colour they have.
+    """
+    plane = {place: _plane(points) for place, points in of.items()}
+    drawn = {PLANE: plots.plane(PLANE, plane)} if any(map(len, plane.values())) else {}
+    return drawn | {
+        title: plots.rates(title, {place: _rates(points, key) for place, points in of.items()})
+        for key, title in _low(of.values()).items()
+    }
+
+
+def _low(lines: Iterable[Sequence[Point]]) -> dict[str, str]:
+    """Keys and titles of the rates that should be low."""
+    every = [figure for points in lines for point in points for figure in point.figures.values()]
+    low = [f for f in every if f.better == "lower" and isinstance(f.value, Rate)]
+    return {figure.key: words.line(figure.title) for figure in low}
+
+
+def _rates(points: Sequence[Point], key: str) -> list[tuple[float, Rate]]:
+    return [(p.x, rate) for p in points if (rate := _rate(p, key))]
+
+
+def _rate(point: Point, key: str) -> Rate | None:
+    figure = point.figures.get(key)
+    return figure.value if figure and isinstance(figure.value, Rate) and figure.n else None
+
+
+def _plane(points: Sequence[Point]) -> list[tuple[str, Rate, Rate]]:
+    return [
+        (f"{point.x:g}", over, safe)
+        for point in points
+        if (over := _rate(point, OVER)) and (safe := _rate(point, SAFE))
+    ]
+
+
+def plain(lines: Lines) -> dict[str, list[dict[str, Any]]]:
+    """The lines as JSON has them."""
+    return {
+        name: [{"x": p.x, "figures": results.figures(p.figures.values())} for p in points]
+        for name, points in lines.items()
+    }

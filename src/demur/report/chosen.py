@@ -1,0 +1,59 @@
+"""The folders a user names become evaluations with names, and the trainings behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from demur.errors import UserError
+from demur.measures import FILES
+
+AFTER = "after"
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """An evaluation folder, and the training that made its model where a run has both."""
+
+    evaluation: Path
+    training: Path | None = None
+
+
+def choose(folders: Sequence[Path]) -> dict[str, Chosen]:
+    """Each folder under a short name: a run stands for its evaluation `after`.
+
+    Raises UserError for what is neither a run nor an evaluation, and for a folder named twice.
+    """
+    found = [_chosen(folder) for folder in folders]
+    if again := {str(c.evaluation) for c in found if found.count(c) > 1}:
+        raise UserError(f"{again.pop()} is named twice: name each folder once")
+    return dict(zip(_names(folders), found, strict=True))
+
+
+def _chosen(folder: Path) -> Chosen:
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}: name a run or an evaluation folder")
+    if any((folder / name).is_file() for name in FILES):
+        return Chosen(folder, _training(folder))
+    if (inner := folder / "evaluate" / AFTER).is_dir():
+        return Chosen(inner, _training(inner))
+    there = sorted(path.name for path in (folder / "evaluate").glob("*"))
+    hint = f"it has {', '.join(there)}" if there else f"it has no evaluate/{AFTER}"
+    raise UserError(f"{folder} is no evaluation, and as a run {hint}: name the evaluation itself")
+
+
+def _training(evaluation: Path) -> Path | None:
+    home = evaluation.absolute().parents
+    folder = home[1] / "train" / evaluation.absolute().name
+    return folder if home[0].name == "evaluate" and folder.is_dir() else None
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The last part of each path, or where two share it as much of both as tells them apart."""
+    parts = [[p for p in f.absolute().parts if p != "evaluate"] for f in folders]
+    for length in range(1, max(map(len, parts))):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(folder) for folder in folders]

@@ -1,0 +1,94 @@
+"""Evaluation and training folders, read and measured; and the same as plain values for JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from demur import __version__, measures
+from demur.errors import UserError
+from demur.measures import Evaluation, Figure
+from demur.metrics import Rate
+from demur.report import compare, notes, positions, runs, tables
+from demur.report.compare import Comparison
+from demur.report.runs import Training
+from demur.report.words import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Evaluations by name with every figure, and how each compares with the first.
+
+    ``table`` has a key and each evaluation's figure; ``comparisons`` are by key, one mapping for
+    each evaluation, the first one's empty. ``training`` goes by the same names.
+    """
+
+    evaluations: Mapping[str, Evaluation]
+    training: Mapping[str, Training]
+    table: Table
+    comparisons: Sequence[Mapping[str, Comparison]]
+    versions: Mapping[str, str]
+    primary: str
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.evaluations)
+
+
+def gather(
+    evaluations: Mapping[str, Path],
+    training: Mapping[str, Path],
+    primary: str,
+    force: bool,
+) -> Measured:
+    """Read and measure. Raises UserError for partial folders and, unless ``force``, for judges
+    of different versions."""
+    if not evaluations:
+        raise UserError("no evaluation to report on: name at least one evaluation folder")
+    loaded = {name: measures.load(folder) for name, folder in evaluations.items()}
+    trained = {name: runs.load(folder) for name, folder in training.items()}
+    versions = notes.judges(loaded, force)
+    table = tables.by_key([measures.measure(e, primary) for e in loaded.values()])
+    first, *others = loaded.values()
+    found = [{}, *(compare.compare(first, other, primary) for other in others)]
+    return Measured(loaded, trained, table, found, versions, primary)
+
+
+def plain(found: Measured) -> dict[str, Any]:
+    """What ``results.json`` holds."""
+    models = {
+        name: {
+            "figures": figures(row[place] for row in found.table.values()),
+            "against_first": {
+                key: asdict(one) | {"clear": one.clear}
+                for key, one in found.comparisons[place].items()
+            },
+            "first_refusal": positions.counts(evaluation),
+            "manifest": evaluation.manifest,
+        }
+        for place, (name, evaluation) in enumerate(found.evaluations.items())
+    }
+    return {
+        "demur": __version__,
+        "models": models,
+        "chat_template": notes.template(found.evaluations),
+        "judges": found.versions,
+        "primary": found.primary,
+        "notes": notes.warnings(found.evaluations, found.primary),
+    }
+
+
+def figures(found: Iterable[Figure | None]) -> dict[str, Any]:
+    """Figures by their keys."""
+    return {figure.key: _figure(figure) for figure in found if figure}
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    value = figure.value
+    about = {"title": figure.title, "group": figure.group, "better": figure.better}
+    if isinstance(value, Rate):
+        counts = {"k": value.k, "n": value.n, "unscored": value.unscored}
+        return {"rate": tables.level(value), "low": value.low, "high": value.high} | counts | about
+    return asdict(value) | {"n": figure.n} | about
