@@ -42,6 +42,7 @@ GROUPS: list[tuple[str, str, type[BaseModel]]] = [
     ("`train`, for every recipe", "train.", config.Fit),
     ("`train.lora`", "train.lora.", config.Lora),
     ("`evaluate`", "evaluate.", config.Evaluate),
+    ("`evaluate.drift`", "evaluate.drift.", config.Drifting),
     ("`collect.decoding` and `evaluate.decoding`", "evaluate.decoding.", config.Decoding),
 ]
 

@@ -45,6 +45,7 @@ LIGHT = [
     "demur.chat",
     "demur.evaluate",
     "demur.judging",
+    "demur.language",
     "demur.materials",
     "demur.sources",
     "demur.attacks.prefill",

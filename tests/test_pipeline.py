@@ -36,7 +36,7 @@ RESULTS = (
     *(
         f"evaluate/{name}/{file}.jsonl"
         for name in ("before", "after")
-        for file in ("behaviors", "attempts", "completions", "verdicts", "likelihood")
+        for file in ("behaviors", "attempts", "completions", "verdicts", "likelihood", "drift")
     ),
 )
 

@@ -13,6 +13,7 @@ import pytest
 
 from demur import objective, records, report
 from demur.errors import UserError
+from demur.language import Drift
 from demur.measures import Figure, Likelihood
 from demur.metrics import Rate
 from demur.records import Attempt, Behavior, Completion, Kind, Message, Verdict
@@ -476,7 +477,7 @@ def test_hostile_text_stays_text(tmp_path):
     assert not re.search(r"(?<!\\)<(script|img)", markdown)
     table = [line for line in markdown.split("\n") if line.startswith("| ")]
     columns = {len(re.findall(r"(?<!\\)\|", line)) for line in table}
-    assert columns <= {3, 4, 5}  # a pipe inside a cell would add one
+    assert columns <= {3, 4, 5, 13}  # a pipe inside a cell would add one
 
 
 def test_curves_leave_a_gap_where_a_value_is_not_finite(large):
@@ -615,3 +616,29 @@ def test_nothing_to_report_and_nowhere_to_write(small, tmp_path):
     with pytest.raises(UserError, match="is a file"):
         report.build(small, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_the_language_of_the_answers_is_a_table(small, tmp_path):
+    """A loop and a drift in the everyday answers of one model, in all three files."""
+    after = small["after"]
+    given = records.read(after / "completions.jsonl", Completion)
+    everyday = [c for c in given if c.kind == "everyday"]
+    looped = Verdict(
+        completion=everyday[0].id,
+        label="broken",
+        judge="broken",
+        version="1",
+        detail={"sort": "loop"},
+    )
+    records.append(after / "verdicts.jsonl", [looped])
+    drift = Drift(completion=everyday[1].id, tokens=4, nll=2.0, start_nll=4.0, kl=1.0)
+    records.write(after / "drift.jsonl", [drift])
+    page = report.build(small, tmp_path / "out")
+    found = results(page)["models"]["after"]["language"]["direct/everyday"]
+    assert (found["loop"]["k"], found["loop"]["n"], found["glue"]["k"]) == (1, 2, 0)
+    assert (found["kl"]["value"], round(found["perplexity"]["value"], 2)) == (0.25, 2.72)
+    assert results(page)["models"]["before"]["language"]["direct/everyday"]["kl"] is None
+    text = parsed(page.read_text(encoding="utf-8")).text
+    assert "2.72 (2.72 – 2.72)" in text[text.index("distinct-1") :]
+    twin = page.with_name("report.md").read_text(encoding="utf-8")
+    assert "| Everyday requests, direct | after | 0 of 2 | 1 of 2 |" in twin

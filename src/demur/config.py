@@ -202,6 +202,13 @@ class Page(Settings):
         return value
 
 
+class Drifting(Settings):
+    """Scoring a model's own answers under the starting model, which is loaded for it."""
+
+    kinds: tuple[Kind, ...] = Field(("everyday",), description="kinds of prompt whose answers are")
+    limit: int | None = Field(50, gt=0, description="answers of each scenario and kind; null: all")
+
+
 class Evaluate(Settings):
     """What is asked of a model, how it is decoded, and who judges."""
 
@@ -213,6 +220,9 @@ class Evaluate(Settings):
     )
     decoding: Decoding = Field(Decoding(max_new_tokens=512), description="how answers are decoded")
     likelihood: bool = Field(True, description="score the starting model's held-out answers")
+    drift: Drifting | None = Field(
+        Drifting(), description="score answers under the starting model too; null: do not"
+    )
     max_unscored: float = Field(0.05, ge=0, le=1, description="more unscored answers is an error")
 
 

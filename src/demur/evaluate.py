@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from demur import config, manifest, models, pages, records
+from demur import config, language, manifest, models, pages, records
 from demur.config import Evaluate, Model, Page
 from demur.errors import UserError
 from demur.measures import Likelihood
 from demur.records import Attempt, Behavior, Completion, Verdict
+
+if TYPE_CHECKING:
+    from demur.drift import Trace
 
 AT_ONCE = 50  # verdicts kept together: what a judge that is killed has to say again
 
@@ -22,27 +25,36 @@ def evaluate(
     out: Path,
     seed: int = 0,
     known: Iterable[Completion] = (),
+    start: Model | None = None,
 ) -> None:
     """Measure one model on ``behaviors``, leaving JSONL files and a manifest in ``out``.
 
     ``known`` are completions this very model has given before; they are not asked again.
+    ``start`` is the model this one was trained from (or is), for the drift between the two.
     Raises UserError for wrong settings, before any weight is loaded, and when more answers stay
     unscored than ``max_unscored`` allows.
     """
     check(settings)
     models.check(model)
-    template = models.template_hash(models.tokenizer(model))
+    tokenizer = models.tokenizer(model)
+    start = start if settings.drift else None
     inputs = {
         "model": models.identity(model),
         "behaviors": manifest.of(behaviors),
         "evaluate": settings.model_dump(mode="json", exclude={"max_unscored"}),  # may be raised
         "seed": seed,
     }
+    if start is not None:
+        _check_start(start, tokenizer)
+        inputs["start"] = models.identity(start)
+    template = models.template_hash(tokenizer)
     facts = {"model": model.model_dump(), "chat_template": template, "seed": seed}
     if manifest.begin(out, inputs, facts):
         return
     records.write(out / "behaviors.jsonl", behaviors)
-    completions = _ask(model, behaviors, settings, out, known)
+    completions, trace = _ask(model, behaviors, settings, out, known, start)
+    if trace is not None:
+        _drift(trace, model, start, out)
     verdicts = judge(completions, settings.judges, out / "verdicts.jsonl")
     _refuse_doubt(verdicts, settings.max_unscored)
     manifest.finish(out, completions=len(completions), verdicts=len(verdicts))
@@ -71,8 +83,10 @@ def _ask(
     settings: Evaluate,
     out: Path,
     known: Iterable[Completion],
-) -> list[Completion]:
-    from demur import generate
+    start: Model | None,
+) -> tuple[list[Completion], Trace | None]:
+    """What takes the model; what it returns holds no more of it than its output layer."""
+    from demur import drift, generate
 
     target = generate.target(model)
     attempts = _attempts(behaviors, target, settings.attacks)
@@ -85,7 +99,25 @@ def _ask(
     if not (likely := out / "likelihood.jsonl").exists():
         found = _likelihood(target, behaviors) if settings.likelihood else []
         records.write(likely, found)
-    return completions
+    if start is None or settings.drift is None or (out / language.FILE).exists():
+        return completions, None
+    return completions, drift.trace(target, attempts, completions, settings.drift)
+
+
+def _drift(trace: Trace, model: Model, start: Model | None, out: Path) -> None:
+    from demur import drift
+
+    same = start is None or models.identity(start) == models.identity(model)
+    records.write(out / language.FILE, drift.measure(trace, None if same else start))
+
+
+def _check_start(start: Model, tokenizer: Any) -> None:
+    """A distribution over other tokens cannot be compared. Raises UserError before weights."""
+    models.check(start)
+    if models.tokenizer(start).get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"start={start.name!r} has another vocabulary than the model: set evaluate.drift=null"
+        )
 
 
 def _attempts(behaviors: Sequence[Behavior], target: Any, attacks: Iterable[Page]) -> list[Attempt]:

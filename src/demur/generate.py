@@ -76,7 +76,7 @@ def prompt(target: Target, attempt: Attempt) -> list[int]:
         ids = chat.raw_ids(target.tokenizer, attempt.messages[-1]["content"])
     else:
         ids = chat.prompt_ids(target.tokenizer, attempt.messages, attempt.prefill)
-    if len(ids) >= (context := _context(target)):
+    if len(ids) >= (context := context_of(target)):
         raise UserError(
             f"an attempt of {attempt.attack!r} has {len(ids)} tokens and the model's context "
             f"{context}: shorten {attempt.messages[-1]['content'][:40]!r}"
@@ -84,7 +84,8 @@ def prompt(target: Target, attempt: Attempt) -> list[int]:
     return ids
 
 
-def _context(target: Target) -> int:
+def context_of(target: Target) -> int:
+    """The most tokens the model takes, prompt and answer together."""
     settings = models.bare(target.model).config.get_text_config()
     return int(getattr(settings, "max_position_embeddings", None) or 1 << 30)
 
@@ -177,7 +178,7 @@ def greedy(target: Target, prompts: Sequence[list[int]], max_new_tokens: int) ->
 
 def _limits(target: Target, prompts: Sequence[list[int]], max_new_tokens: int) -> list[int]:
     """How many tokens each answer may have: a setting, and what is left of the context."""
-    return [min(max_new_tokens, _context(target) - len(prompt)) for prompt in prompts]
+    return [min(max_new_tokens, context_of(target) - len(prompt)) for prompt in prompts]
 
 
 def _stop_ids(target: Target) -> frozenset[int]:
@@ -199,8 +200,24 @@ def _left_padded(
 def row(target: Target, prompt: str, answer: str) -> chat.Row:
     """What `likelihood` reads: the answer without its end, as a collected one may be cut off."""
     asked = Message(role="user", content=prompt)
-    encode = chat.Encoder(target.tokenizer, _context(target))
+    encode = chat.Encoder(target.tokenizer, context_of(target))
     return chat.learn_row(encode((asked,), answer, unfinished=True))
+
+
+@torch.inference_mode()
+def hidden(
+    target: Target, rows: Iterable[chat.Row], batch_size: int = 8
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The states [n, d] from which each row's n labels are predicted, and these, in order."""
+    decoder, pad = models.bare(target.model).get_decoder(), chat.pad_id(target.tokenizer)
+    for some in records.batched(rows, batch_size):
+        batch = {k: v.to(target.model.device) for k, v in chat.collate(some, pad).items()}
+        states = decoder(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+        ).last_hidden_state
+        for state, labels in zip(states[:, :-1], batch["labels"][:, 1:], strict=True):
+            told = labels != chat.IGNORE
+            yield state[told], labels[told]
 
 
 @torch.inference_mode()
@@ -208,13 +225,7 @@ def likelihood(
     target: Target, rows: Iterable[chat.Row], batch_size: int = 8
 ) -> Iterator[tuple[float, int]]:
     """Summed negative log-likelihood (nats) and count of each row's labels, in order."""
-    head, decoder = models.head(target.model), models.bare(target.model).get_decoder()
-    pad = chat.pad_id(target.tokenizer)
-    for some in records.batched(rows, batch_size):
-        batch = {k: v.to(target.model.device) for k, v in chat.collate(some, pad).items()}
-        hidden = decoder(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-        ).last_hidden_state
-        for states, labels in zip(hidden[:, :-1], batch["labels"][:, 1:], strict=True):
-            told = labels != chat.IGNORE  # a row at a time: positions × vocabulary is large
-            yield float(losses.learn(head(states[told]), labels[told]).sum()), int(told.sum())
+    head = models.head(target.model)
+    for states, labels in hidden(target, rows, batch_size):
+        # A row at a time: positions × vocabulary is large.
+        yield float(losses.learn(head(states), labels).sum()), len(labels)

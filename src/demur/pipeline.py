@@ -20,10 +20,10 @@ def run(config: Run) -> Path:
     _need("data.train", materials.train)
     _need("data.heldout", materials.heldout)
     collect(config, materials)
-    evaluate(config, "before", config.model, materials)
+    evaluate(config, "before", config.model, materials, start=config.model)
     for name in config.trainings():
         train(config, name, materials)
-        evaluate(config, name, trained(config, name, materials), materials)
+        evaluate(config, name, trained(config, name, materials), materials, start=config.model)
     return report(config)
 
 
@@ -118,8 +118,17 @@ def trained(config: Run, name: str, materials: Materials) -> Model:
     return config.model.model_copy(update={"name": str(folder), "adapter": None})
 
 
-def evaluate(config: Run, name: str, model: Model, materials: Materials | None = None) -> Path:
-    """Stage `evaluate`: one model under every attack, on the held-out behaviors."""
+def evaluate(
+    config: Run,
+    name: str,
+    model: Model,
+    materials: Materials | None = None,
+    start: Model | None = None,
+) -> Path:
+    """Stage `evaluate`: one model under every attack, on the held-out behaviors.
+
+    ``start`` is the model it was trained from, if that is known.
+    """
     from demur import evaluate as evaluation
 
     materials = materials or prepare(config)
@@ -129,7 +138,7 @@ def evaluate(config: Run, name: str, model: Model, materials: Materials | None =
         behaviors = records.read(folder / "heldout.jsonl", Behavior)
         known = records.resume(folder / "heldout.completions.jsonl", Completion)
     out = config.output / "evaluate" / name
-    evaluation.evaluate(model, behaviors, config.evaluate, out, config.seed, known)
+    evaluation.evaluate(model, behaviors, config.evaluate, out, config.seed, known, start)
     return out
 
 
@@ -141,9 +150,9 @@ def evaluate_all(config: Run, model: str | None = None, only: str | None = None)
         return
     materials = prepare(config)
     if only is None:
-        yield evaluate(config, "before", config.model, materials)
+        yield evaluate(config, "before", config.model, materials, config.model)
     for name in names(config, only):
-        yield evaluate(config, name, trained(config, name, materials), materials)
+        yield evaluate(config, name, trained(config, name, materials), materials, config.model)
 
 
 def names(config: Run, only: str | None = None) -> list[str]:

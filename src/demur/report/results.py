@@ -11,7 +11,7 @@ from demur import __version__, measures
 from demur.errors import UserError
 from demur.measures import Evaluation, Figure
 from demur.metrics import Rate
-from demur.report import compare, notes, positions, runs, tables
+from demur.report import compare, notes, positions, runs, speech, tables
 from demur.report.compare import Comparison
 from demur.report.runs import Training
 from demur.report.words import Table
@@ -66,6 +66,7 @@ def plain(found: Measured) -> dict[str, Any]:
                 for key, one in found.comparisons[place].items()
             },
             "first_refusal": positions.counts(evaluation),
+            "language": speech.plain(evaluation),
             "manifest": evaluation.manifest,
         }
         for place, (name, evaluation) in enumerate(found.evaluations.items())

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from demur import __version__
 from demur.measures import Evaluation, Figure
 from demur.metrics import Rate
-from demur.report import along, figures, notes, positions, runs, tables, transcripts, words
+from demur.report import along, figures, notes, positions, runs, speech, tables, transcripts, words
 from demur.report.along import Across, Lines
 from demur.report.figures import Bars, Stack
 from demur.report.results import Measured
@@ -41,6 +41,8 @@ def view(
         "notes": notes.warnings(evaluations, found.primary),
         "headline": tables.headline(found.table, found.comparisons, groups),
         "bars": _bars(found.table, names),
+        "columns": speech.COLUMNS,
+        "speech": speech.table(evaluations.values()),
         "legend": _legend(groups, len(names)),
         "stacks": _stacks(groups, names),
         "positions": _drawn(positions.drawings(list(evaluations.values()))),
