@@ -134,10 +134,17 @@ def prompt_ids(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = ""
 ) -> list[int]:
     """The ids a model continues: template, generation prompt and the answer's given beginning."""
+    return raw_ids(tokenizer, prompt_text(tokenizer, messages, prefill))
+
+
+def prompt_text(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], prefill: str = ""
+) -> str:
+    """The text of `prompt_ids`, special tokens written out."""
     if not prefill:
-        return raw_ids(tokenizer, _render(tokenizer, messages, generation=True))
+        return _render(tokenizer, messages, generation=True)
     text, _, end = _place(tokenizer, messages, prefill)
-    return raw_ids(tokenizer, text[:end])
+    return text[:end]
 
 
 def raw_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from demur import config, language, manifest, models, pages, records
+from demur.attempts import attempted
 from demur.config import Evaluate, Model, Page
 from demur.errors import UserError
 from demur.measures import Likelihood
-from demur.records import Attempt, Behavior, Completion, Verdict
+from demur.records import Behavior, Completion, Verdict
 
 if TYPE_CHECKING:
     from demur.drift import Trace
@@ -52,7 +53,7 @@ def evaluate(
     if manifest.begin(out, inputs, facts):
         return
     records.write(out / "behaviors.jsonl", behaviors)
-    completions, trace = _ask(model, behaviors, settings, out, known, start)
+    completions, trace = _ask(model, behaviors, settings, out, seed, known, start)
     if trace is not None:
         _drift(trace, model, start, out)
     verdicts = judge(completions, settings.judges, out / "verdicts.jsonl")
@@ -82,6 +83,7 @@ def _ask(
     behaviors: Sequence[Behavior],
     settings: Evaluate,
     out: Path,
+    seed: int,
     known: Iterable[Completion],
     start: Model | None,
 ) -> tuple[list[Completion], Trace | None]:
@@ -89,7 +91,8 @@ def _ask(
     from demur import drift, generate
 
     target = generate.target(model)
-    attempts = _attempts(behaviors, target, settings.attacks)
+    attacks = [_page("attacks", chosen) for chosen in settings.attacks]
+    attempts = attempted(attacks, behaviors, target, out, seed)
     records.write(out / "attempts.jsonl", attempts)
     path = out / "completions.jsonl"
     if not path.exists():
@@ -118,13 +121,6 @@ def _check_start(start: Model, tokenizer: Any) -> None:
         raise UserError(
             f"start={start.name!r} has another vocabulary than the model: set evaluate.drift=null"
         )
-
-
-def _attempts(behaviors: Sequence[Behavior], target: Any, attacks: Iterable[Page]) -> list[Attempt]:
-    """What every attack asks, each attempt once even where two attacks agree."""
-    pairs = [_page("attacks", chosen) for chosen in attacks]
-    found = (a for page, settings in pairs for a in page.attack(behaviors, target, settings))
-    return list({attempt.id: attempt for attempt in found}.values())
 
 
 def judge(completions: Sequence[Completion], judges: Iterable[Page], path: Path) -> list[Verdict]:

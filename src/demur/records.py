@@ -98,7 +98,9 @@ class Attempt:
     """One way of putting a behavior to the model.
 
     ``prefill`` is the beginning of the assistant's turn; ``raw`` sends the last message's
-    text with no chat template and no special tokens around it.
+    text with no chat template and no special tokens around it. Where it had to be searched for,
+    ``queries`` counts how often the model was asked meanwhile (a row of a batch is one), and
+    ``detail`` has what only this attack knows; neither is part of what is put to the model.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -108,6 +110,8 @@ class Attempt:
     variant: str = ""
     prefill: str = ""
     raw: bool = False
+    queries: int = 0
+    detail: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
