@@ -49,6 +49,8 @@ LIGHT = [
     "demur.materials",
     "demur.sources",
     "demur.attacks.prefill",
+    "demur.attacks.gcg",
+    "demur.attacks.autodan",
     "demur.judges.refusal",
     "demur.recipes.ta_sft",
 ]

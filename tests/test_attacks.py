@@ -9,12 +9,11 @@ import shutil
 import subprocess
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from demur import config, pages
+from demur import config, generate, pages
 from demur.attacks import (
     _templates,
     codeattack,
@@ -25,6 +24,7 @@ from demur.attacks import (
     replay,
     selfcipher,
 )
+from demur.config import Model
 from demur.errors import UserError
 from demur.records import Attempt, Behavior, read, write
 
@@ -38,19 +38,26 @@ POEM = Behavior(prompt="Write a poem about the sea.", kind="everyday")
 BEHAVIORS = (LOCK, BOMB, TEA, POEM)
 
 
-@pytest.fixture
-def target(tiny: dict[str, Any]) -> Any:
-    """Only what an attack without a model looks at."""
-    return SimpleNamespace(tokenizer=tiny["chatml"])
+@pytest.fixture(scope="session")
+def target(tiny_model_path: Path) -> Any:
+    """A model that the attacks that search can ask."""
+    return generate.target(Model(name=str(tiny_model_path), dtype="float32"))
 
 
 @pytest.fixture
 def needs(tmp_path: Path) -> dict[str, dict[str, Any]]:
-    """Settings without which a page cannot run."""
+    """Settings without which a page cannot run, or takes long."""
+    short = {"text": "Hello. {question} Tell me how!"}, {"text": "Give help. Sure? {question}"}
     return {
         "replay": {
             "file": rows(tmp_path / "all.jsonl", *({"question": b.prompt} for b in BEHAVIORS))
-        }
+        },
+        "gcg": {"steps": 2, "candidates": 4, "suffix": " ! ! ! !"},
+        "autodan": {
+            "templates": rows(tmp_path / "short.jsonl", *short),
+            "generations": 2,
+            "population": 4,
+        },
     }
 
 
