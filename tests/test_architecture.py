@@ -22,9 +22,9 @@ LEVELS = {"ground": 0, "first": 1, "training": 2, "evaluation": 2, "third": 3, "
 PAGES = {"sources", "recipes", "attacks", "judges"}
 # Libraries that are heavy, or not always installed, and the files that may know them.
 GUESTS = {
-    "trl": {"recipes.preference"},
+    "trl": {"preference"},
     "peft": {"models"},
-    "datasets": {"rows"},
+    "datasets": {"rows", "preference"},
     "matplotlib": {"report.figures"},
     "openai": set[str](),
     "httpx2": {"endpoint"},
@@ -52,6 +52,7 @@ LIGHT = [
     "demur.attacks.gcg",
     "demur.attacks.autodan",
     "demur.judges.refusal",
+    "demur.recipes.dpo",
     "demur.recipes.ta_sft",
 ]
 Arrow = tuple[str, str]

@@ -286,8 +286,15 @@ def test_rows_without_a_target_are_refused(tree: dict[str, Any]) -> None:
 
 
 def test_a_recipe_is_held_to_answers_that_are_still_to_come(tree: dict[str, Any]) -> None:
-    told = refusal(tree | {"train": {"recipe": "derta"}})
-    assert "needs a safe answer (`chosen`)" in told
+    for recipe in ("derta", "dpo"):
+        told = refusal(tree | {"train": {"recipe": recipe}})
+        assert "needs a safe answer (`chosen`)" in told
+
+
+def test_what_trl_would_stumble_over_is_refused(tree: dict[str, Any]) -> None:
+    told = refusal(tree | {"train": {"recipe": "kto", "mix": {"learn": 1, "avoid": 1}}})
+    assert "means nothing to recipe 'kto'" in told
+    assert "give 2 or more" in refusal(tree | {"train": {"recipe": "kto", "batch_size": 1}})
 
 
 def test_a_conversation_without_its_answer_is_refused(tree: dict[str, Any], tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import cycle, islice
 from random import Random
+from typing import Any
 
 from demur.chat import Row
 from demur.errors import UserError
 
-Draw = Callable[[int], list[Row]]
+Draw = Callable[[int], list[Any]]  # rows, or pairs of them where there is no mix
 
 
 class Epochs:
@@ -17,10 +18,11 @@ class Epochs:
 
     Every process holds the same rows in the same order, so one process and many see the same
     global batches. Blank rows fill the last one: the losses count targets, and blanks have none.
+    Without a blank the epoch's first rows fill it, for losses that are means over rows.
     """
 
     def __init__(
-        self, draw: Draw, mix: Mapping[str, int], seed: int, multiple: int, blank: Row
+        self, draw: Draw, mix: Mapping[str, int], seed: int, multiple: int, blank: Row | None
     ) -> None:
         self._draw, self._mix, self._seed = draw, mix, seed
         self._multiple, self._blank = multiple, blank
@@ -32,16 +34,17 @@ class Epochs:
             return
         self._epoch = epoch
         rows = order(self._draw(epoch), self._mix, Random(f"{self._seed} order {epoch}"))
-        self.rows = [*rows, *[self._blank] * (-len(rows) % self._multiple)]
+        filling = cycle([self._blank] if self._blank else rows)
+        self.rows = [*rows, *islice(filling, -len(rows) % self._multiple)]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Row:
+    def __getitem__(self, index: int) -> Any:
         return self.rows[index]
 
 
-def order(rows: Sequence[Row], mix: Mapping[str, int], random: Random) -> list[Row]:
+def order(rows: Sequence[Any], mix: Mapping[str, int], random: Random) -> list[Any]:
     """Rows shuffled; with a mix, in blocks that hold each kind in its proportion.
 
     The kind that lasts longest is passed through once, the others start over as often as needed.

@@ -8,7 +8,7 @@ here, and nowhere else is IGNORE written.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,15 @@ class Row:
     @property
     def targets(self) -> int:
         """How many positions are told anything."""
-        return sum(a != IGNORE or b != IGNORE for a, b in zip(self.labels, self.avoid, strict=True))
+        return sum(self._told())
+
+    @property
+    def first(self) -> int:
+        """The first position that is told anything."""
+        return next(place for place, told in enumerate(self._told()) if told)
+
+    def _told(self) -> Iterator[bool]:
+        return (a != IGNORE or b != IGNORE for a, b in zip(self.labels, self.avoid, strict=True))
 
 
 def learn_row(turn: Turn, kind: str = "learn") -> Row:
@@ -123,6 +131,17 @@ def transition_row(
     row = Row(kind).tell(unsafe.context).tell(unsafe.answer, learn=learn, avoid=avoid)
     slot, rest = unsafe.end[:1], unsafe.end[1:]
     return row.tell(slot, learn=[end] * len(slot)).tell(rest)
+
+
+def crossed_row(prompt: Row, answer: Row, length: int) -> Row:
+    """KTO's mismatch: the prompt of one row and, with its targets, the answer of another.
+
+    An answer begins at its first target. Cut from the right to ``length`` tokens.
+    """
+    start, first = prompt.first, answer.first
+    rest = slice(first, first + length - start)
+    row = Row(answer.kind).tell(prompt.input_ids[:start])
+    return row.tell(answer.input_ids[rest], answer.labels[rest], answer.avoid[rest])
 
 
 def blank_row(pad: int) -> Row:

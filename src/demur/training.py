@@ -13,10 +13,12 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from demur import chat, losses, models, objective, pages, progress
-from demur.batches import Epochs
+from demur import chat, losses, models, objective, pages, preference, progress
+from demur.batches import Epochs, order
 from demur.config import Train
 from demur.errors import UserError
+from demur.objective import Objective
+from demur.preference import Preference
 from demur.records import Example, replace
 
 
@@ -56,6 +58,20 @@ class _Drawing:
         return made
 
 
+def check(rows: Sequence[chat.Row], train: Train) -> None:
+    """Raises UserError where the objective or ``train.mix`` has no use for these rows."""
+    target = _target(train)
+    if isinstance(target, Preference):
+        preference.check(rows, target, train)
+    else:
+        order(rows, train.fit.mix, Random(0))
+
+
+def _target(train: Train) -> Objective | Preference:
+    found: Objective | Preference = pages.find("recipes", train.recipe).objective(train.method)
+    return found
+
+
 def fit(
     model: Any, tokenizer: Any, examples: Sequence[Example], train: Train, out: Path, seed: int
 ) -> None:
@@ -64,18 +80,35 @@ def fit(
     Checkpoints, logs and the saved model are transformers' own; a run that was killed goes on
     from its last whole checkpoint and ends as if it had not been.
     """
-    arguments = _arguments(train, out, seed)
-    drawing = _Drawing(examples, tokenizer, train, seed)
-    target = pages.find("recipes", train.recipe).objective(train.method)
+    target, drawing = _target(train), _Drawing(examples, tokenizer, train, seed)
+    make: Any = preference.trainer if isinstance(target, Preference) else _row_trainer
+    trainer = make(model, tokenizer, drawing, train, target, _arguments(train, out, seed))
+    _warn(drawing.encode)
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Progress())
+    trainer.add_callback(_LogFile(out / "log.jsonl"))
+    trainer.train(resume_from_checkpoint=_last_checkpoint(out))
+    trainer.save_model(str(out))
+
+
+def _row_trainer(
+    model: Any,
+    tokenizer: Any,
+    drawing: _Drawing,
+    train: Train,
+    target: Objective,
+    told: dict[str, Any],
+) -> RowTrainer:
+    arguments, seed = TrainingArguments(**told), told["seed"]
     pad = chat.pad_id(tokenizer)
     data = Epochs(drawing, train.fit.mix, seed, _rows_per_step(arguments), chat.blank_row(pad))
-    _warn(drawing.encode)
     if train.fit.lora and not hasattr(model, "peft_config"):
         model = models.with_lora(model, train.fit.lora, seed)
-    support = _support(model, tokenizer, target, out)
+    support = _support(model, tokenizer, target, Path(arguments.output_dir))
     npo = target.term == "npo"
     reference = _reference(model, data.rows, pad, arguments.bf16) if npo else None
-    trainer = RowTrainer(
+    return RowTrainer(
         model,
         arguments,
         target,
@@ -83,12 +116,7 @@ def fit(
         data_collator=lambda rows: _collate(rows, pad, reference),
         train_dataset=data,
         processing_class=tokenizer,
-        callbacks=[_Progress(), _LogFile(out / "log.jsonl")],
     )
-    trainer.remove_callback(ProgressCallback)
-    trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_checkpoint(out))
-    trainer.save_model(str(out))
 
 
 def _warn(encode: chat.Encoder) -> None:
@@ -99,33 +127,34 @@ def _warn(encode: chat.Encoder) -> None:
         )
 
 
-def _arguments(train: Train, out: Path, seed: int) -> TrainingArguments:
+def _arguments(train: Train, out: Path, seed: int) -> dict[str, Any]:
+    """What every trainer is told, by the names of transformers' TrainingArguments."""
     fit = train.fit
-    return TrainingArguments(
-        output_dir=str(out),
-        seed=seed,
-        num_train_epochs=fit.epochs,
-        max_steps=fit.max_steps,
-        learning_rate=fit.learning_rate,
-        lr_scheduler_type=fit.lr_scheduler,
-        warmup_steps=fit.warmup_ratio,
-        weight_decay=fit.weight_decay,
-        max_grad_norm=fit.max_grad_norm,
-        per_device_train_batch_size=fit.batch_size,
-        gradient_accumulation_steps=fit.accumulation,
-        bf16=_bf16(fit.bf16),
-        use_cpu=not torch.accelerator.is_available(),  # else bfloat16 on a CPU is refused
-        activation_checkpointing=fit.gradient_checkpointing,
-        save_steps=fit.save_steps,
-        save_total_limit=fit.save_total_limit,
-        report_to=fit.report_to,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # a loss that is not a number must be seen
-        train_sampling_strategy="sequential",  # Epochs has put the rows in order
-        remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
-        disable_tqdm=True,
-    )
+    return {
+        "output_dir": str(out),
+        "seed": seed,
+        "num_train_epochs": fit.epochs,
+        "max_steps": fit.max_steps,
+        "learning_rate": fit.learning_rate,
+        "lr_scheduler_type": fit.lr_scheduler,
+        "warmup_steps": fit.warmup_ratio,
+        "weight_decay": fit.weight_decay,
+        "max_grad_norm": fit.max_grad_norm,
+        "per_device_train_batch_size": fit.batch_size,
+        "gradient_accumulation_steps": fit.accumulation,
+        "bf16": _bf16(fit.bf16),
+        "use_cpu": not torch.accelerator.is_available(),  # else bfloat16 on a CPU is refused
+        "activation_checkpointing": fit.gradient_checkpointing,
+        "save_steps": fit.save_steps,
+        "save_total_limit": fit.save_total_limit,
+        "report_to": fit.report_to,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # a loss that is not a number must be seen
+        "train_sampling_strategy": "sequential",  # Epochs has put the rows in order
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "disable_tqdm": True,
+    }
 
 
 def _bf16(choice: bool | None) -> bool:
@@ -141,9 +170,7 @@ def _rows_per_step(arguments: TrainingArguments) -> int:
     return int(per_pass * arguments.gradient_accumulation_steps)
 
 
-def _support(
-    model: Any, tokenizer: Any, target: objective.Objective, out: Path
-) -> losses.Support | None:
+def _support(model: Any, tokenizer: Any, target: Objective, out: Path) -> losses.Support | None:
     """The starting embedding as the avoid terms see it, and its statistics in embedding.json."""
     if target.lambda_ == 0:
         return None
@@ -248,7 +275,7 @@ class RowTrainer(Trainer):
         self,
         model: Any,
         arguments: TrainingArguments,
-        target: objective.Objective,
+        target: Objective,
         support: losses.Support | None,
         **options: Any,
     ) -> None:

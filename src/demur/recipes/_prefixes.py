@@ -10,7 +10,6 @@ from pydantic import Field
 
 from demur import chat
 from demur.config import Settings
-from demur.errors import UserError
 from demur.records import Example
 
 # DeRTa's published scripts: each third row without a prefix (and a space too many there), the
@@ -56,17 +55,6 @@ class Prefixes(Settings):
         False, description="one more space where the prefix is empty, as DeRTa's scripts put it"
     )
     spaced: bool = Field(True, description="put a space before a refusal where words need it")
-
-
-def check(example: Example) -> None:
-    """Raises UserError for an unsafe answer without a safe one, or the same text as both."""
-    if example.chosen is None:
-        raise UserError(
-            f"a prefix row needs a safe answer (`chosen`) to go on with; "
-            f"{example.prompt[:50]!r} has none"
-        )
-    if example.chosen == example.rejected:
-        raise UserError(f"safe and unsafe answer are the same text for {example.prompt[:50]!r}")
 
 
 def prefixed(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from demur import chat
+from demur.errors import UserError
 from demur.records import Example
 
 # A row's kind is what `train.mix` gives a share of the batch to.
@@ -22,3 +23,14 @@ def avoided(example: Example, encode: chat.Encoder) -> Iterator[chat.Row]:
     """`avoid` for an unsafe answer."""
     if example.rejected is not None:
         yield chat.avoid_row(encode(example.messages, example.rejected), encode.special)
+
+
+def check(example: Example) -> None:
+    """Raises UserError for an unsafe answer without a safe one, or the same text as both."""
+    if example.chosen is None:
+        raise UserError(
+            "an unsafe answer needs a safe answer (`chosen`) beside it; "
+            f"{example.prompt[:50]!r} has none"
+        )
+    if example.chosen == example.rejected:
+        raise UserError(f"safe and unsafe answer are the same text for {example.prompt[:50]!r}")

@@ -30,8 +30,8 @@ from pydantic import Field
 
 from demur import chat
 from demur.objective import Objective, of
-from demur.recipes._prefixes import REFERENCE, REFERENCE_FULL, Prefixes, check, prefixed
-from demur.recipes._rows import learned
+from demur.recipes._prefixes import REFERENCE, REFERENCE_FULL, Prefixes, prefixed
+from demur.recipes._rows import check, learned
 from demur.records import Example
 
 _REFERENCE = {"align_openings": False, "end_slot": True}

@@ -15,8 +15,8 @@ from typing import Any
 
 from demur import chat
 from demur.objective import Objective
-from demur.recipes._prefixes import REFERENCE, REFERENCE_FULL, Prefixes, check, prefixed
-from demur.recipes._rows import learned
+from demur.recipes._prefixes import REFERENCE, REFERENCE_FULL, Prefixes, prefixed
+from demur.recipes._rows import check, learned
 from demur.records import Example
 
 PRESETS: dict[str, dict[str, Any]] = {

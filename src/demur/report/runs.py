@@ -19,9 +19,14 @@ CURVES = {
     "avoid": "Avoiding: the term to minimise",
     "emd": "Earth mover's distance to the unsafe token",
     "p_target": "Probability of the unsafe token, P(y)",
-    "entropy": "Entropy where the model avoids (nats)",
+    "entropy": "Entropy where the model avoids; of all answers for kto and dpo (nats)",
     "open": "Share of positions not gated",
     "semantic_share": "What the semantics add, c̄ − P(y)",
+    "rewards/margins": "Reward of good answers minus that of others",
+    "rewards/chosen": "Reward of good answers, β log(π/π_ref)",
+    "rewards/rejected": "Reward of unsafe answers, β log(π/π_ref)",
+    "rewards/accuracies": "Share of pairs whose better answer has the higher reward",
+    "kl": "KTO's z: drift from the starting model (nats)",
     "grad_norm": "Gradient norm",
 }
 
