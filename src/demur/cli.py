@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,12 +101,45 @@ def evaluate(
         str | None, typer.Option("--model", help="Measure this folder or hub id instead.")
     ] = None,
     only: Training = None,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="Measure the trainings' saved checkpoints.")
+    ] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Prompts of a kind for --checkpoints.")
+    ] = None,
+    json_: Json = False,
 ) -> None:
     """Measure the run's models under attack; with --model, that one instead, trained by anyone."""
+    from demur import checkpoints as steps
     from demur import pipeline
 
-    for folder in pipeline.evaluate_all(_load(config, overrides), model, only):
+    _refuse_apart(checkpoints, model, limit)
+    chosen = _load(config, overrides)
+    if checkpoints:
+        folders = steps.evaluate(chosen, only, limit)
+    else:
+        folders = pipeline.evaluate_all(chosen, model, only)
+    if json_:
+        _print_figures(folders)
+        return
+    for folder in folders:
         print(folder)
+
+
+def _print_figures(folders: Iterable[Path]) -> None:
+    from demur import report
+
+    told = {str(folder): report.figures_of(folder) for folder in folders}
+    print(json.dumps(told, indent=2))
+
+
+def _refuse_apart(checkpoints: bool, model: str | None, limit: int | None) -> None:
+    if checkpoints and model is not None:
+        raise UserError("--checkpoints are those of the run's trainings: leave out --model")
+    if limit is not None and not checkpoints:
+        raise UserError(
+            f"--limit {limit} is for --checkpoints: for the rest, set `limit` in data.heldout"
+        )
 
 
 @app.command(epilog=_example("demur judge answers.jsonl --judge refusal --json"))

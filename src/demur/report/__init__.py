@@ -12,10 +12,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from demur import records
+from demur import measures, records
 from demur.errors import UserError
-from demur.report import along, comparable, lines, results, words
+from demur.report import along, card, comparable, lines, results, words
 from demur.report.along import Across
+from demur.report.card import Origin
 from demur.report.chosen import choose
 from demur.report.results import Measured
 from demur.report.view import view
@@ -28,6 +29,7 @@ def build(
     title: str = "Evaluation",
     checkpoints: Mapping[str, Mapping[int, Path]] | None = None,
     *,
+    origin: Origin | None = None,
     primary: str = "refusal",
     force: bool = False,
 ) -> Path:
@@ -35,14 +37,26 @@ def build(
 
     The others are compared with the first evaluation; ``training`` holds runs under the names
     of the models they made, ``checkpoints`` evaluations of these by their optimizer step;
-    ``primary`` is the judge of harm. The same input gives the same bytes. Raises UserError for
-    partial folders, and for judges of different versions unless ``force``.
+    ``primary`` is the judge of harm. With their ``origin``, each training folder gets its model
+    card. The same input gives the same bytes. Raises UserError for partial folders, and for
+    judges of different versions unless ``force``.
     """
     _refuse_file(Path(out))
     found = results.gather(evaluations, training or {}, primary, force)
     steps = along.checkpoints(checkpoints or {}, primary)
     plain = results.plain(found) | {"checkpoints": along.plain(steps)}
-    return _write(Path(out), view(title, found, steps), plain)
+    page = _write(Path(out), view(title, found, steps), plain)
+    if origin:
+        _write_cards(training or {}, found, title, origin)
+    return page
+
+
+def _write_cards(training: Mapping[str, Path], found: Measured, title: str, origin: Origin) -> None:
+    template = _templates(autoescape=False).get_template("card.md.j2")
+    for name, folder in training.items():
+        if name in found.evaluations:
+            shown, data = card.view(title, name, folder, found, origin)
+            card.write(folder, data, template.render(shown))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +98,11 @@ def side_by_side(
     if not force:
         comparable.refuse(found.evaluations)
     return SideBySide(found, along.across(found, what) if what else None)
+
+
+def figures_of(folder: Path) -> dict[str, Any]:
+    """Every figure of an evaluation folder as plain values. Raises UserError for a partial one."""
+    return results.figures(measures.figures(folder))
 
 
 def _refuse_file(out: Path) -> None:

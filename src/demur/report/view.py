@@ -129,8 +129,7 @@ def _checkpoints(everyone: Sequence[str], of: Lines) -> dict[str, Any] | None:
 
 
 def _judge(name: str, version: str) -> dict[str, str]:
-    says = words.JUDGES.get(name, "A judge of your own: see its documentation.")
-    return {"name": name, "version": version, "says": says}
+    return {"name": name, "version": version, "says": words.about(name)}
 
 
 def _manifests(

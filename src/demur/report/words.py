@@ -124,6 +124,11 @@ def joint(place: int, total: int) -> str:
     return " and " if place == total - 1 else ", "
 
 
+def about(judge: str) -> str:
+    """What a judge is and is not."""
+    return JUDGES.get(judge, "A judge of your own: see its documentation.")
+
+
 def visible(text: object) -> str:
     """Text with every character that would hide or reorder its neighbours spelled out.
 
