@@ -23,6 +23,7 @@ POSITIONS, VOCABULARY, WIDTH = 2048, 32_768, 512
 LARGE = (2048, 131_072, 128)  # for memory, which the width hardly touches
 CHUNK = 512
 ROUNDS = 3
+OPEN = {"gate": None, "margin": None}  # closed positions cost less, and here all would be
 
 
 class Head:
@@ -34,6 +35,7 @@ class Head:
         self.weight = torch.nn.Parameter(torch.randn(vocabulary, width) / 20, requires_grad=False)
         self.support = losses.support(self.weight, range(20), None)
         self.nothing = torch.full((positions,), IGNORE)
+        self.kept = fused.Kept()  # as a training has it
 
     def targets(self, distinct: float) -> Tensor:
         """[N] tokens of the support, ``distinct`` · N of them different."""
@@ -53,11 +55,14 @@ class Head:
         return self.step(lambda h: self._fused(h, self.nothing, y, **how))
 
     def _fused(self, hidden: Tensor, labels: Tensor, avoid: Tensor, **how: Any) -> Tensor:
-        found = fused.loss(hidden, self.weight, labels, avoid, self.support, **how)
-        return found.loss
+        how = {"kept": self.kept} | OPEN | how
+        return fused.loss(hidden, self.weight, labels, avoid, self.support, **how).loss
 
     def naive_avoid(self, y: Tensor) -> Tensor:
-        return self.step(lambda h: losses.avoid(h @ self.weight.T, y, self.support).term.sum())
+        def loss(hidden: Tensor) -> Tensor:
+            return losses.avoid(hidden @ self.weight.T, y, self.support, **OPEN).term.sum()
+
+        return self.step(loss)
 
 
 def _torch(head: Head, y: Tensor) -> dict[str, Case]:
@@ -96,13 +101,13 @@ def figures() -> list[dict[str, Any]]:
 def _speed() -> list[dict[str, Any]]:
     head = Head(POSITIONS, VOCABULARY, WIDTH)
     some, many = head.targets(0.3), head.targets(0.5)
-    table = fused.table(head.support, some)
+    table = fused.Kept(fused.table(head.support, some), head.kept.rooms)
     taken = times(
         {
             "learn": partial(head.learn, some, chunk=CHUNK),
             "some": partial(head.avoid, some, chunk=CHUNK),
             "many": partial(head.avoid, many, chunk=CHUNK),
-            "table": partial(head.avoid, some, chunk=CHUNK, table=table),
+            "table": partial(head.avoid, some, chunk=CHUNK, kept=table),
             "bound": partial(head.avoid, some, chunk=CHUNK, term="emd-bound"),
             "naive": partial(head.naive_avoid, some),
             **_torch(head, some),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from demur import fused, fused_rows, losses, objective
+from demur import fused, fused_rows, losses, objective, projection
 from demur.chat import IGNORE
 from demur.errors import UserError
 
@@ -311,7 +311,7 @@ def test_a_table_changes_nothing(term):
     problem = Problem()
     table = fused.table(problem.support, problem.avoid, torch.float64)
     assert len(table.rows) < (problem.avoid != IGNORE).sum(), "one row a distinct token"
-    assert_same(problem, problem.leaves(), {"term": term}, table=table, chunk=4)
+    assert_same(problem, problem.leaves(), {"term": term}, kept=fused.Kept(table), chunk=4)
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.int8, 1 / 254), (torch.bfloat16, 2**-9)])
@@ -322,14 +322,81 @@ def test_a_small_table_errs_by_its_rounding(dtype, error):
     assert table.rows.dtype == dtype
     assert (table.rows.double() * table.unit - unit @ unit.T).abs().max() <= error * 1.0001
     leaves = problem.leaves()
-    exact, rough = problem.fused(*leaves, **OFF), problem.fused(*leaves, **OFF, table=table)
+    exact, rough = (
+        problem.fused(*leaves, **OFF),
+        problem.fused(*leaves, **OFF, kept=fused.Kept(table)),
+    )
     assert 0 < abs(exact.avoid - rough.avoid) / (problem.avoid != IGNORE).sum() < error
 
 
-def test_a_target_missing_in_the_table_is_computed():
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
+@pytest.mark.parametrize("known", [1, 2, 4])
+def test_targets_missing_in_the_table_are_computed(known, chunk):
     problem = Problem()
-    table = fused.table(problem.support, [1], torch.float64)
-    assert_same(problem, problem.leaves(), {}, table=table)
+    some = sorted({*problem.avoid.tolist()} - {IGNORE})
+    table = fused.table(problem.support, some[:known], torch.float64)
+    assert len(some) > known
+    assert_same(problem, problem.leaves(), {}, kept=fused.Kept(table), chunk=chunk)
+
+
+def test_a_table_takes_no_more_than_the_embedding_and_the_most_frequent_first():
+    weight = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
+    support = losses.support(weight, [0], None)
+    tokens = [t for t in range(1, 21) for _ in range(t)]
+    table = fused.affordable(support, [IGNORE, *tokens])
+    held = (table.row_of >= 0).nonzero()[:, 0].tolist()
+    assert held == [15, 16, 17, 18, 19, 20]
+    assert table.rows.numel() * table.rows.element_size() <= weight.numel() * 2
+
+
+def test_there_is_no_table_of_nothing_nor_in_double_precision():
+    problem = Problem()
+    assert fused.affordable(problem.support, [3, 3, 5]) is None
+    assert fused.affordable(Problem(torch.float32).support, [IGNORE]) is None
+
+
+# -- from step to step ---------------------------------------------------------------------------
+
+
+def test_steps_share_memory_and_nothing_else():
+    """Larger, smaller, of another type, and with another term: each as if it were alone."""
+    kept = fused.Kept()
+    for size, dtype, term in [
+        (17, torch.float64, "emd"),
+        (60, torch.float64, "emd-bound"),
+        (17, torch.float32, "emd"),
+        (30, torch.float64, "emd"),
+    ]:
+        problem = Problem(dtype, positions=size)
+        for _ in range(2):
+            assert_same(problem, problem.leaves(), {"term": term}, kept=kept, chunk=20)
+
+
+def test_a_second_step_writes_where_the_first_did():
+    problem, kept = Problem(), fused.Kept()
+    head = projection.Head(problem.weight, None, 1.0, None)
+    problem.fused(*problem.leaves(), kept=kept)
+    where = [kept.rooms.take(name, 1, head).data_ptr() for name in ("logits", "directions")]
+    problem.fused(*problem.leaves(), kept=kept)
+    assert where == [kept.rooms.take(n, 1, head).data_ptr() for n in ("logits", "directions")]
+    assert where[0] != where[1]
+
+
+# -- positions that are closed -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("gate", [0.02, 0.05, 0.99])
+def test_closed_positions_cost_no_product(term, gate, monkeypatch):
+    """Some, most or all of those that only avoid have a gradient of 0, and are left out of it."""
+    problem, seen = Problem(positions=60), []
+    problem.labels[20:] = IGNORE
+    back = projection.back
+    monkeypatch.setattr(projection, "back", lambda dz, w: seen.append(len(dz)) or back(dz, w))
+    leaves, how = problem.leaves(), {"term": term, "gate": gate, "margin": None}
+    assert_same(problem, leaves, how)
+    opened = int(problem.plain(*leaves, **how)[2].open.sum())
+    assert seen == [20, opened], "the first chunk only learns"
 
 
 # -- low precision -----------------------------------------------------------------------------

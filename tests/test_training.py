@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from conftest import told
-from demur import batches, chat, config, losses, pages, training
+from demur import batches, chat, config, fused, losses, pages, training
 from demur.errors import UserError
 from demur.records import Example, Message
 
@@ -183,6 +183,29 @@ def by_hand(
         found |= {"avoid": each.term.mean()} | {n: getattr(each, n).mean() for n in watched}
         found["open"] = each.open.double().mean()
     return found
+
+
+@pytest.mark.parametrize(
+    ("term", "tables"), [("emd", 1), ("unlikelihood", 1), ("emd-bound", 0), ("npo", 0)]
+)
+def test_cosines_kept_from_step_to_step_cost_little(
+    load, tokenizer, tmp_path, monkeypatch, term, tables
+):
+    """In single precision: within the 1/254 that a cosine in 8 bits may be off, and no slower."""
+    made, found = [], {}
+    table, cosines = fused.table, fused._cosines
+    monkeypatch.setattr(fused, "table", lambda *a: made.append(table(*a)) or made[-1])
+    for name in ("kept", "anew"):
+        if name == "anew":
+            monkeypatch.setattr(fused, "affordable", lambda *a: None)
+        calls: list[int] = []
+        monkeypatch.setattr(fused, "_cosines", lambda *a, to=calls: to.append(1) or cosines(*a))
+        settings = {"term": term, "max_steps": 3, **OPEN}
+        log = fit(load(double=False), tokenizer, tmp_path / name, "ta_sft", PAIRS, **settings)
+        found[name] = [step["loss"] for step in log], len(calls)
+    assert found["kept"][0] == pytest.approx(found["anew"][0], abs=1 / 254)
+    assert len(made) == tables == found["kept"][1]
+    assert found["anew"][1] == 3 * tables
 
 
 def drawn(tokenizer: Any, recipe: str, examples: Sequence[Example], **settings: Any) -> list:
@@ -415,7 +438,7 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_losses_see_the_logits_that_generation_sees(tokenizer, tmp_path, family):
-    model = small(tokenizer, family, **FAMILIES[family])
+    model = small(tokenizer, family, **FAMILIES[family]).double()
     rows = drawn(tokenizer, "ta_sft", ORDINARY + PAIRS)
     options = {"gate": 0.01, "margin": 0.9}
     expected = {k: v.item() for k, v in by_hand(model, tokenizer, rows, **options).items()}

@@ -16,8 +16,9 @@ gradient is taken in the forward, a chunk of positions at a time, where the logi
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from demur.errors import UserError
 from demur.fused_rows import WATCHED, Task, Toward, learn, learn_and_avoid, pieces, unit_rows
 from demur.losses import Scale, Support, canonical
 from demur.pages import unknown
-from demur.projection import Gradient, Head, onto
+from demur.projection import Gradient, Head, Rooms, onto
 
 # Bytes of a chunk of logits and most positions in it: from there on more is not faster.
 CHUNK = {"cpu": (128 << 20, 512), "cuda": (512 << 20, 2048)}
@@ -57,6 +58,14 @@ class Table:
     unit: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Kept:
+    """What one step leaves for the next: cosines that need no product, and memory to write to."""
+
+    table: Table | None = None
+    rooms: Rooms = field(default_factory=Rooms)
+
+
 def table(
     support: Support, tokens: Iterable[int] | Tensor, dtype: torch.dtype = torch.int8
 ) -> Table:
@@ -78,6 +87,19 @@ def table(
     return Table(rows, row_of, unit)
 
 
+def affordable(support: Support, tokens: Iterable[int]) -> Table | None:
+    """A table of the most frequent ``tokens`` in int8, no larger than the embedding itself.
+
+    None for none, and in float64, which is asked for by whoever compares every digit.
+    """
+    embedding = support.embedding
+    most = embedding.shape[1] * embedding.element_size()  # a row takes V bytes of V · d · size
+    counted = Counter(token for token in tokens if token != IGNORE).most_common(most)
+    if not counted or embedding.dtype == torch.float64:
+        return None
+    return table(support, [token for token, _ in counted])
+
+
 def loss(
     hidden: Tensor,
     weight: Tensor,
@@ -95,7 +117,7 @@ def loss(
     scale: float = 1.0,
     softcap: float | None = None,
     chunk: int | None = None,
-    table: Table | None = None,
+    kept: Kept | None = None,
 ) -> Fused:
     """Both losses of N positions: hidden [N, d], weight [V, d], labels and avoid [N] or IGNORE.
 
@@ -104,8 +126,8 @@ def loss(
     losses.avoid. Both weights (``learn_weight`` may be [N]) must be known before: the gradient is
     taken here, for those of hidden, weight and bias that require it, and the backward only
     multiplies it. ``chunk`` positions are worked on at a time (None: by device and vocabulary);
-    with a target missing in ``table`` all are computed. Positions told nothing cost 0, but also
-    time: drop them before.
+    ``kept`` is for the steps of one training to share. Targets missing in its table are computed.
+    Positions told nothing cost 0, but also time: drop them before.
     Raises UserError for an unknown term or scale, for `npo`, and for avoiding without a support.
     """
     weights = _weights(learn_weight, hidden, labels)
@@ -121,7 +143,7 @@ def loss(
         gradient=torch.is_grad_enabled(),
     )
     room = _chunk(chunk, hidden, weight)
-    plan = _Plan(task, weights / unit, scale, softcap, table, room)
+    plan = _Plan(task, weights / unit, scale, softcap, kept or Kept(), room)
     total, learned, sums = _Loss.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, labels, avoid, plan
     )
@@ -137,7 +159,7 @@ class _Plan:
     weights: Tensor
     scale: float
     softcap: float | None
-    table: Table | None
+    kept: Kept
     chunk: int
 
 
@@ -216,46 +238,67 @@ def _walk(
     """A chunk of positions at a time, first those that only learn. -> learn [N], the sums [6]."""
     order = avoid.argsort(stable=True)  # IGNORE comes first, then target by target
     alone = int((avoid == IGNORE).sum())
-    room, weights = head.rows(min(plan.chunk, len(order))), plan.weights.to(head.wide)
+    room = plan.kept.rooms.take("logits", min(plan.chunk, len(order)), head)
+    weights = plan.weights.to(head.wide)
     learned, sums = room.new_zeros(len(order)), room.new_zeros(1 + len(WATCHED))
     for part in pieces(alone, plan.chunk):
         at = order[part]
         z = head.logits(hidden[at], room)
         learned[at] = learn(z, labels[at], weights[at], head, plan.task)
-        gradient.add(z, hidden, at, head)
+        gradient.add(z, at, hidden, head)
     for at, toward in _by_target(order[alone:], avoid[order[alone:]], head, plan):
         z = head.logits(hidden[at], room)
         told = (labels[at], weights[at], avoid[at])
-        learned[at], more = learn_and_avoid(z, *told, toward, head, plan.task)
+        learned[at], more, live = learn_and_avoid(z, *told, toward, head, plan.task)
         sums += more
-        gradient.add(z, hidden, at, head)
+        gradient.add(*_moving(z, at, live), hidden, head)
     return learned, sums
+
+
+def _moving(z: Tensor, at: Tensor, live: Tensor) -> tuple[Tensor, Tensor]:
+    """z and its positions without those whose gradient is 0, where these are worth a copy."""
+    if int(live.sum()) > 0.9 * len(at):
+        return z, at
+    left = live.nonzero()[:, 0]
+    for part in pieces(len(left), 16):  # in place: a row never moves down
+        z[part] = z[left[part]]
+    return z[: len(left)], at[left]
 
 
 def _by_target(
     order: Tensor, y: Tensor, head: Head, plan: _Plan
 ) -> Iterator[tuple[Tensor, Toward]]:
     """Chunks of the avoiding positions, each with the rows c it needs."""
-    support, table, chunk = plan.task.support, plan.table, plan.chunk
+    support, table, chunk = plan.task.support, plan.kept.table, plan.chunk
     if plan.task.term == "emd-bound":
-        room = head.rows(min(chunk, len(order)))
+        room = plan.kept.rooms.take("directions", min(chunk, len(order)), head)
         for part in pieces(len(order), chunk):
             at = order[part]
             yield at, Toward(room[: len(at)], torch.arange(len(at), device=at.device))
-    elif table is not None and bool((table.row_of[y] >= 0).all()):
-        for part in pieces(len(order), chunk):
-            yield order[part], Toward(table.rows, table.row_of[y[part]], table.unit)
-    elif support is not None:
-        yield from _computed(order, y, head, support, chunk)
+        return
+    if table is not None:
+        held = table.row_of[y] >= 0
+        yield from _looked_up(order[held], y[held], table, chunk)
+        order, y = order[~held], y[~held]
+    if support is not None:
+        yield from _computed(order, y, head, support, plan)
+
+
+def _looked_up(
+    order: Tensor, y: Tensor, table: Table, chunk: int
+) -> Iterator[tuple[Tensor, Toward]]:
+    for part in pieces(len(order), chunk):
+        yield order[part], Toward(table.rows, table.row_of[y[part]], table.unit)
 
 
 def _computed(
-    order: Tensor, y: Tensor, head: Head, support: Support, chunk: int
+    order: Tensor, y: Tensor, head: Head, support: Support, plan: _Plan
 ) -> Iterator[tuple[Tensor, Toward]]:
     """The same with c = ⟨ê, ê_y⟩ computed once for each distinct y, a chunk of those at most."""
     targets, which = torch.unique_consecutive(y, return_inverse=True)
-    room, numbers = head.rows(min(chunk, len(targets))), which.tolist()
-    for parts in _served(numbers, chunk):
+    room = plan.kept.rooms.take("directions", min(plan.chunk, len(targets)), head)
+    numbers = which.tolist()
+    for parts in _served(numbers, plan.chunk):
         first, last = numbers[parts[0].start], numbers[parts[-1].stop - 1]
         rows = _cosines(support, targets[first : last + 1], room)
         for part in parts:

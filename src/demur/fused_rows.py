@@ -71,10 +71,11 @@ def learn(z: Tensor, labels: Tensor, weight: Tensor, head: Head, task: Task) -> 
 
 def learn_and_avoid(
     z: Tensor, labels: Tensor, weight: Tensor, y: Tensor, toward: Toward, head: Head, task: Task
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The same [n], and summed: the term for the tokens y [n] to avoid and those of WATCHED, [6].
 
-    y and X are taken out before the softmax and come back as columns of their own; what stays
+    The third, [n], says where z has a gradient at all: a label that counts, or a target that is
+    open. y and X are taken out before the softmax and come back as columns of their own; what stays
     are the *others*, and q is the softmax over them.
     """
     support, bound = task.support, task.term == "emd-bound"
@@ -97,7 +98,7 @@ def learn_and_avoid(
     share = mass.share - pull.emd  # c̄ - P_S(y) = (1 - P_S(y)) - (1 - c̄)
     each = (value.where(counted, 0.0), pull.emd, p_target, mass.entropy(energy), share, counted)
     nll = (mass.full - at_label).where(labels != IGNORE, 0.0)
-    return nll, torch.stack([one.sum(dtype=z.dtype) for one in each])
+    return nll, torch.stack([one.sum(dtype=z.dtype) for one in each]), counted | (weight != 0)
 
 
 class _Mass:

@@ -10,7 +10,7 @@ before it is a transformers model, everything after it a sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,7 +23,7 @@ from demur.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from demur.fused import Fused
+    from demur.fused import Fused, Kept
     from demur.losses import Support
     from demur.models import Head
 
@@ -147,17 +147,38 @@ def weighted(
     objective: Objective,
     support: Support | None,
     factors: Sequence[float],
+    kept: Kept | None = None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The three sums times their factors, added up, and what is logged of them.
 
     Taken from the hidden states without positions × vocabulary, wherever the head is a matrix and
-    nothing else; otherwise, and for `npo`, from logits.
+    nothing else; otherwise, and for `npo`, from logits. ``kept`` is what the steps share.
     """
-    if head.plain and objective.term != "npo" and bool(_told(batch).any()):
-        return _fused(hidden, batch, head, objective, support, factors)
+    if _fuses(head, objective) and bool(_told(batch).any()):
+        return _fused(hidden, batch, head, objective, support, factors, kept)
     found = sums(hidden, batch, head, objective, support)
     terms = zip(factors, (found.learn, found.transition, found.avoid), strict=True)
     return sum((factor * term for factor, term in terms), hidden[:0].sum()), found.counts
+
+
+def _fuses(head: Head, objective: Objective) -> bool:
+    return head.plain and objective.term != "npo"
+
+
+def kept(
+    tokens: Iterable[int], head: Head, objective: Objective, support: Support | None
+) -> Kept | None:
+    """What the steps that avoid ``tokens`` share; None where logits are taken.
+
+    With it comes a table of cosines, unless no step would read it: the bound needs others.
+    """
+    if not _fuses(head, objective):
+        return None
+    from demur import fused
+
+    if support is None or objective.term == "emd-bound":
+        return fused.Kept()
+    return fused.Kept(fused.affordable(support, tokens))
 
 
 def _told(batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -171,6 +192,7 @@ def _fused(
     objective: Objective,
     support: Support | None,
     factors: Sequence[float],
+    kept: Kept | None,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     import torch
 
@@ -197,6 +219,7 @@ def _fused(
         bias=head.module.bias,
         scale=head.scale,
         softcap=head.softcap,
+        kept=kept,
     )
     return found.loss, _counts(found, labels != IGNORE, avoid != IGNORE, moved)
 

@@ -50,6 +50,34 @@ class Head:
         return 1 - (z.clamp(min=-self.softcap) / self.softcap).square()
 
 
+class Rooms:
+    """Where chunks [n, V] are written, kept from step to step where memory is slow to come by.
+
+    A processor touches new memory page by page, which costs as much as a pass over it; a GPU's
+    allocator keeps what it has had, and can lend it out in between.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def take(self, name: str, count: int, head: Head) -> Tensor:
+        """[count, V] with anything in it; the same memory for the same name."""
+        old = self._kept.get(name)
+        if old is not None and _serves(old, count, head):
+            return old[:count]
+        self._kept.pop(name, None)  # before there are two
+        new = head.rows(count)
+        if not new.is_cuda:
+            self._kept[name] = new
+        return new
+
+
+def _serves(room: Tensor, count: int, head: Head) -> bool:
+    like = head.matrix
+    fits = room.shape[0] >= count and room.shape[1] == len(like)
+    return fits and room.dtype == head.wide and room.device == like.device
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Gradient:
     """What has been added up for hidden [N, d], matrix [V, d] and bias [V]; None: not wanted."""
@@ -74,7 +102,7 @@ class Gradient:
         found = zip((self.hidden, self.matrix, self.bias), inputs, strict=True)
         return [None if g is None or x is None else g.to(x.dtype) for g, x in found]
 
-    def add(self, dz: Tensor, hidden: Tensor, at: Tensor, head: Head) -> None:
+    def add(self, dz: Tensor, at: Tensor, hidden: Tensor, head: Head) -> None:
         """The part of the positions ``at``, whose logits have the gradient dz [n, V]."""
         if self.hidden is not None:
             dh = back(dz, head.matrix).mul_(head.scale)  # dh = scale · dz W

@@ -13,7 +13,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from demur import chat, losses, models, objective, pages, preference, progress
+from demur import chat, fused, losses, models, objective, pages, preference, progress
 from demur.batches import Epochs, order
 from demur.config import Train
 from demur.errors import UserError
@@ -108,11 +108,13 @@ def _row_trainer(
     support = _support(model, tokenizer, target, Path(arguments.output_dir))
     npo = target.term == "npo"
     reference = _reference(model, data.rows, pad, arguments.bf16) if npo else None
+    avoided = (token for row in data.rows for token in row.avoid)
     return RowTrainer(
         model,
         arguments,
         target,
         support,
+        objective.kept(avoided, models.head(model), target, support),
         data_collator=lambda rows: _collate(rows, pad, reference),
         train_dataset=data,
         processing_class=tokenizer,
@@ -277,10 +279,11 @@ class RowTrainer(Trainer):
         arguments: TrainingArguments,
         target: Objective,
         support: losses.Support | None,
+        kept: fused.Kept | None,
         **options: Any,
     ) -> None:
         super().__init__(model, arguments, **options)
-        self._target, self._support = target, support
+        self._target, self._support, self._kept = target, support, kept
         self._head = models.head(model)
         self._hidden: torch.Tensor
         self._terms = [0.0, 0.0, 0.0]  # of the step at hand, over all processes
@@ -333,7 +336,13 @@ class RowTrainer(Trainer):
         )
         with self.accelerator.autocast():
             loss, counts = objective.weighted(
-                self._hidden, inputs, self._head, self._target, self._support, factors
+                self._hidden,
+                inputs,
+                self._head,
+                self._target,
+                self._support,
+                factors,
+                self._kept,
             )
         return loss, counts, self._router(output)
 
