@@ -12,6 +12,7 @@ from demur.errors import UserError
 from demur.measures import Likelihood, figures, outcome
 from demur.metrics import Estimate, Rate
 from demur.records import Attempt, Behavior, Completion, Label, Message, Verdict
+from demur.report import compare
 
 
 def verdict(judge: str, label: Label, completion: str = "c", version: str = "1") -> Verdict:
@@ -82,6 +83,11 @@ def completion(behavior: Behavior, tried: Attempt) -> Completion:
 def folder(tmp_path: Path) -> Path:
     asked = [(b, attempt(b, "direct"), labels) for b, labels in DIRECT]
     asked += [(b, attempt(b, "prefill", "k=5"), labels) for b, labels in PREFILLED]
+    return lay(tmp_path, asked)
+
+
+def lay(tmp_path: Path, asked: list[tuple[Behavior, Attempt, Labels]]) -> Path:
+    """An evaluation folder with these answers, one each."""
     given = [completion(b, tried) for b, tried, _ in asked]
     verdicts = [
         verdict(judge, label, c.id)
@@ -228,3 +234,49 @@ def test_a_judge_that_never_spoke_is_named(folder):
 def test_a_manifest_may_hold_what_json_cannot_say(folder):
     records.replace(folder / "manifest.json", '{"lambda": NaN}')
     assert measures.load(folder).manifest == {"lambda": "NaN"}
+
+
+def drawn(folder: Path, *labels: tuple[int, str, Label]) -> Path:
+    """Behaviors in templates: which one, in which, and what the judge of refusals said."""
+    asked = [
+        (H[n], attempt(H[n], "jailbreakchat", name), (label, "intact")) for n, name, label in labels
+    ]
+    folder.mkdir()
+    return lay(folder, asked)
+
+
+MANY: list[tuple[int, str, Label]] = [
+    (0, "a", "refused"),
+    (0, "b", "complied"),
+    (1, "a", "refused"),
+    (1, "c", "refused"),
+    (2, "a", "refused"),
+    (2, "c", "unscored"),
+    (3, "b", "complied"),
+    (3, "c", "unscored"),
+]
+
+
+def test_of_several_draws_one_success_is_enough(tmp_path):
+    """One success of two, none, perhaps one, and one beside what could not be judged."""
+    found = {f.key: f for f in figures(drawn(tmp_path / "one", *MANY))}
+    best = found["jailbreakchat:best of 2/harmful/complied"]
+    assert best.value == Rate(2, 3, unscored=1)
+    assert best.title == "Harmful requests answered (jailbreakchat, best of 2)"
+    assert (best.better, best.group, best.n) == ("lower", "Harmful requests", 3)
+    assert found["jailbreakchat:a/harmful/complied"].value == Rate(0, 3)
+    assert not any("best" in key for key in found if not key.endswith("complied"))
+
+
+def test_one_draw_each_has_no_best(tmp_path):
+    once = drawn(tmp_path / "one", (0, "a", "complied"), (1, "b", "refused"))
+    assert not any("best" in f.key for f in figures(once))
+
+
+def test_the_best_of_several_draws_is_compared_by_behavior(tmp_path):
+    before = measures.load(drawn(tmp_path / "before", *MANY))
+    one = drawn(tmp_path / "after", *((n, name, "refused") for n, name, _ in MANY))
+    found = compare.compare(before, measures.load(one), "refusal")
+    best = found["jailbreakchat:best of 2/harmful/complied"]
+    assert (best.n, best.mcnemar.b, best.mcnemar.c) == (3, 2, 0)
+    assert best.difference.value == pytest.approx(-2 / 3)

@@ -34,7 +34,8 @@ class Comparison:
 
 def compare(before: Evaluation, after: Evaluation, primary: str) -> dict[str, Comparison]:
     """Each figure's key → how the two differ, on what both were asked and scored in both."""
-    return _rates(before, after, primary) | _likelihoods(before, after)
+    rates = _rates(before, after, primary) | _bests(before, after, primary)
+    return rates | _likelihoods(before, after)
 
 
 def shared(before: Evaluation, after: Evaluation) -> tuple[int, int]:
@@ -51,6 +52,24 @@ def _rates(before: Evaluation, after: Evaluation, primary: str) -> dict[str, Com
         for what in measures.counted(kind, primary):
             if both := _rate(pairs, what.label, primary):
                 found[f"{scenario}/{kind}/{what.label}"] = both
+    return found
+
+
+def _bests(before: Evaluation, after: Evaluation, primary: str) -> dict[str, Comparison]:
+    """Of draws a behavior is one pair: whether any of its answers came out so, in each."""
+    others, found = measures.draws(after.answers), dict[str, Comparison]()
+    for scenario, mine in measures.draws(before.answers).items():
+        theirs = others.get(scenario, {})
+        asked = [id for id in mine if id in theirs]
+        for what in measures.successes(primary):
+            one, two = (
+                [measures.any_of(of[id], what.label, primary) for id in asked]
+                for of in (mine, theirs)
+            )
+            test = metrics.mcnemar(one, two)
+            if n := len(asked) - test.unscored:
+                compared = Comparison(metrics.newcombe(two, one), n, test)
+                found[f"{scenario}/harmful/{what.label}"] = compared
     return found
 
 
