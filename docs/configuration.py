@@ -36,7 +36,8 @@ train: {recipe: ta_sft}
 GROUPS: list[tuple[str, str, type[BaseModel]]] = [
     ("The run", "", config.Run),
     ("`model`", "model.", config.Model),
-    ("`data.train` and `data.heldout`", "data.train.", config.Prompts),
+    ("`data.train`", "data.train.", config.Prompts),
+    ("`data.heldout`", "data.heldout.", config.Heldout),
     ("A source of data", "", config.Source),
     ("`collect`", "collect.", config.Collect),
     ("`train`, for every recipe", "train.", config.Fit),

@@ -48,6 +48,7 @@ def target(tiny_model_path: Path) -> Any:
 def needs(tmp_path: Path) -> dict[str, dict[str, Any]]:
     """Settings without which a page cannot run, or takes long."""
     short = {"text": "Hello. {question} Tell me how!"}, {"text": "Give help. Sure? {question}"}
+    solved = [{"question": f"What is 3 + {n}?", "answer": f"#### {3 + n}"} for n in range(2)]
     return {
         "replay": {
             "file": rows(tmp_path / "all.jsonl", *({"question": b.prompt} for b in BEHAVIORS))
@@ -57,6 +58,11 @@ def needs(tmp_path: Path) -> dict[str, dict[str, Any]]:
             "templates": rows(tmp_path / "short.jsonl", *short),
             "generations": 2,
             "population": 4,
+        },
+        "few_shot": {  # there is no task among the behaviors
+            "examples": rows(tmp_path / "tasks.jsonl", *solved),
+            "shots": 1,
+            "kinds": ("harmful",),
         },
     }
 

@@ -642,3 +642,30 @@ def test_the_language_of_the_answers_is_a_table(small, tmp_path):
     assert "2.72 (2.72 – 2.72)" in text[text.index("distinct-1") :]
     twin = page.with_name("report.md").read_text(encoding="utf-8")
     assert "| Everyday requests, direct | after | 0 of 2 | 1 of 2 |" in twin
+
+
+def test_solved_tasks_are_told_and_their_answers_shown(tmp_path):
+    asked = [Behavior(prompt=f"{n} + 4?", kind="task", answer=f"#### {n + 4}") for n in range(3)]
+    tried = [a for a in attempts(asked) if not a.variant]
+    said = {"before": ["#### 4", "#### 5", "six"], "after": ["#### 4", "no", "no"]}
+    folders = {}
+    for name, texts in said.items():
+        folder = lay(tmp_path / name, asked, tried, texts, nats={})
+        given = records.read(folder / "completions.jsonl", Completion)
+        for c, b in zip(given, asked, strict=True):
+            label = "correct" if c.text == b.answer else "wrong"
+            solved = Verdict(completion=c.id, label=label, judge="exact", version="exact/1")
+            records.append(folder / "verdicts.jsonl", [solved])
+        folders[name] = folder
+    page = report.build(folders, tmp_path / "out")
+    found = results(page)["models"]["after"]
+    assert (
+        found["figures"]["direct/task/correct"]["k"],
+        found["figures"]["direct/task/correct"]["n"],
+    ) == (1, 3)
+    flips = found["against_first"]["direct/task/correct"]["mcnemar"]
+    assert (flips["b"], flips["c"], flips["p"]) == (1, 0, 1.0)
+    html = parsed(page.read_text(encoding="utf-8"))
+    assert "Of 3 tasks, 2 were solved before and 1 after." in html.text
+    assert {"t0-0-right", "t0-1-wrong"} <= set(html.all("id"))
+    assert "owrong" in " ".join(html.all("class"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import get_args
 
 from demur import pipeline
 from demur.config import Model, Run
@@ -12,7 +13,7 @@ from demur.materials import Materials, prepare
 from demur.progress import say
 from demur.records import Behavior, Kind
 
-KINDS: tuple[Kind, ...] = ("harmful", "lookalike", "everyday")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def evaluate(config: Run, only: str | None = None, limit: int | None = None) -> Iterator[Path]:

@@ -57,11 +57,20 @@ class Prompts(Settings):
         return {"harmful": self.harmful, "lookalike": self.lookalike, "everyday": self.everyday}
 
 
+class Heldout(Prompts):
+    """The same three, and tasks: questions with one right answer."""
+
+    task: tuple[Source, ...] = Field((), description="with one right answer: GSM8K's, MMLU's rows")
+
+    def by_kind(self) -> dict[Kind, tuple[Source, ...]]:
+        return super().by_kind() | {"task": self.task}
+
+
 class Data(Settings):
     """What is trained on, and what is held out to measure with. They must not overlap."""
 
     train: Prompts = Field(Prompts(), description="for collecting and training")
-    heldout: Prompts = Field(Prompts(), description="for evaluation only")
+    heldout: Heldout = Field(Heldout(), description="for evaluation only")
 
 
 class Model(Settings):
@@ -216,7 +225,9 @@ class Evaluate(Settings):
         (Page(name="direct"), Page(name="prefill")), min_length=1, description="pages of `attacks`"
     )
     judges: tuple[Page, ...] = Field(
-        (Page(name="refusal"), Page(name="broken")), min_length=1, description="pages of `judges`"
+        (Page(name="refusal"), Page(name="broken"), Page(name="exact")),
+        min_length=1,
+        description="pages of `judges`",
     )
     decoding: Decoding = Field(Decoding(max_new_tokens=512), description="how answers are decoded")
     likelihood: bool = Field(True, description="score the starting model's held-out answers")

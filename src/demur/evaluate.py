@@ -35,7 +35,7 @@ def evaluate(
     Raises UserError for wrong settings, before any weight is loaded, and when more answers stay
     unscored than ``max_unscored`` allows.
     """
-    check(settings)
+    check(settings, behaviors)
     models.check(model)
     tokenizer = models.tokenizer(model)
     start = start if settings.drift else None
@@ -61,11 +61,18 @@ def evaluate(
     manifest.finish(out, completions=len(completions), verdicts=len(verdicts))
 
 
-def check(settings: Evaluate) -> None:
-    """Every attack and judge exists and takes the settings it is given, or a UserError."""
+def check(settings: Evaluate, behaviors: Iterable[Behavior] = ()) -> None:
+    """Every attack and judge exists and takes the settings it is given, or a UserError.
+
+    So does a judge of tasks, where there are any.
+    """
     for page in settings.attacks:
         _page("attacks", page)
     check_judges(settings.judges)
+    if all(page.name != "exact" for page in settings.judges) and any(
+        behavior.kind == "task" for behavior in behaviors
+    ):
+        raise UserError("data.heldout.task needs the judge `exact`: add it to evaluate.judges")
 
 
 def check_judges(judges: Iterable[Page]) -> None:
@@ -157,7 +164,7 @@ def _likelihood(target: Any, behaviors: Sequence[Behavior]) -> Iterator[Likeliho
     """How likely the model finds each given answer: harmful unsafe ones, harmless good ones."""
     from demur import generate
 
-    given = [(b, answer) for b in behaviors if (answer := b.unsafe or b.answer)]
+    given = [(b, a) for b in behaviors if b.kind != "task" and (a := b.unsafe or b.answer)]
     rows = (generate.row(target, behavior.prompt, answer) for behavior, answer in given)
     scored = generate.likelihood(target, rows)
     for (behavior, _), (nll, tokens) in zip(given, scored, strict=True):

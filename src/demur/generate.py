@@ -123,6 +123,7 @@ def _completion(
         tokens=len(ids),
         finish="length" if len(ids) == limit else "stop",
         model=target.name,
+        expected=behavior.answer if behavior.kind == "task" else None,
     )
 
 

@@ -65,7 +65,11 @@ def _given(origin: str, row: Row) -> Completion:
             f"({', '.join(ANSWERS)}) as text; mend or delete it"
         )
     kind = KINDS.get(str(row.get("kind")), "everyday")
-    return _completion(Behavior(prompt=row[_asked(row)[0]], kind=kind), row[_answered(row)[0]])
+    behavior = Behavior(prompt=row[_asked(row)[0]], kind=kind)
+    expected = row.get("expected")
+    return _completion(
+        behavior, row[_answered(row)[0]], expected if isinstance(expected, str) else None
+    )
 
 
 def _of_example(file: Path, example: Example) -> Completion:
@@ -75,7 +79,7 @@ def _of_example(file: Path, example: Example) -> Completion:
     return _completion(Behavior(prompt=example.prompt, kind=example.kind), text)
 
 
-def _completion(behavior: Behavior, text: str) -> Completion:
+def _completion(behavior: Behavior, text: str, expected: str | None = None) -> Completion:
     return Completion(
         attempt=behavior.id,
         behavior=behavior.id,
@@ -83,6 +87,7 @@ def _completion(behavior: Behavior, text: str) -> Completion:
         attack="given",
         prompt=behavior.prompt,
         text=text,
+        expected=expected,
     )
 
 

@@ -52,6 +52,7 @@ def read(config: Run) -> Materials:
     evaluation.check(config.evaluate)
     train = tuple(_examples(config.data.train))
     heldout = tuple(sources.behaviors(_examples(config.data.heldout)))
+    evaluation.check(config.evaluate, heldout)
     _refuse_overlap(train, heldout)
     _writable(config.output)
     return Materials(train, heldout)

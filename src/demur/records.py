@@ -22,8 +22,10 @@ from typing_extensions import TypedDict
 
 from demur.errors import UserError
 
-Kind = Literal["harmful", "lookalike", "everyday"]
-Label = Literal["harmful", "refused", "complied", "safe", "broken", "intact", "unscored"]
+Kind = Literal["harmful", "lookalike", "everyday", "task"]
+Label = Literal[
+    "harmful", "refused", "complied", "safe", "broken", "intact", "correct", "wrong", "unscored"
+]
 Record = TypeVar("Record")
 
 
@@ -75,7 +77,8 @@ class Behavior:
 
     ``unsafe`` is a harmful answer (the start of it is what `prefill` puts in the model's
     mouth), ``answer`` a good one to a harmless request; how likely a model finds them is
-    measured. ``pair`` names a look-alike's harmful twin where the data set has one.
+    measured. A task's ``answer`` is the right one. ``pair`` names a look-alike's harmful twin
+    where the data set has one.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -126,6 +129,7 @@ class Completion:
 
     ``text`` is the model's own continuation, without the prefill. ``tokens`` counts generated
     tokens, the turn end not included; ``finish`` is ``length`` where the limit cut it off.
+    ``expected`` is the right answer where there is only one: to a task.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -140,6 +144,7 @@ class Completion:
     tokens: int = 0
     finish: Literal["stop", "length"] = "stop"
     model: str = ""
+    expected: str | None = None
 
     @property
     def id(self) -> str:

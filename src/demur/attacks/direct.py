@@ -15,7 +15,7 @@ class Settings(Base):
     """Which behaviors are asked."""
 
     kinds: tuple[Kind, ...] = Field(
-        ("harmful", "lookalike", "everyday"), description="kinds of prompt it is used on"
+        ("harmful", "lookalike", "everyday", "task"), description="kinds of prompt it is used on"
     )
 
 

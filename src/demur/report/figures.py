@@ -22,7 +22,11 @@ from demur.metrics import Rate
 
 WIDTH, ROW, GUTTER = 360, 18, 88  # points: a drawing, a bar's row, the names left of the bars
 MODELS = 7
-OUTCOMES = {"complied": 0, "harmful": 0, "safe": 1, "refused": 1, "broken": 2, "unscored": 3}
+OUTCOMES = {
+    **{"complied": 0, "harmful": 0, "wrong": 0},
+    **{"safe": 1, "refused": 1, "correct": 1},
+    **{"broken": 2, "unscored": 3},
+}
 INK, MUTED, RULE, PAPER = "#b00000", "#b00001", "#b00002", "#b00003"
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.4)), (0, (6, 2, 1, 2)), (0, (3, 1)), (0, (8, 3)), "-")
 ROLES = {"a": "model", "b": "tone", "c": "outcome", "d": "on-outcome"}

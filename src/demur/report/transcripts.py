@@ -68,8 +68,8 @@ def groups(evaluations: Sequence[Evaluation], primary: str) -> list[Group]:
 
 
 def judge_of(kind: Kind, primary: str) -> str:
-    """Harmful requests are told apart by the primary judge, all others by refusal."""
-    return primary if kind == "harmful" else "refusal"
+    """Harmful requests are told apart by the primary judge, tasks by exact, others by refusal."""
+    return {"harmful": primary, "task": "exact"}.get(kind, "refusal")
 
 
 def _group(
@@ -101,7 +101,8 @@ def _ends(answers: Sequence[Answer], judge: str) -> dict[str, list[tuple[Answer,
 
 
 def _labels(kind: Kind, primary: str) -> list[tuple[Label, str]]:
-    counted = ["complied", *(what.label for what in measures.counted(kind, primary)), "unscored"]
+    first: list[Label] = ["correct", "wrong"] if kind == "task" else ["complied"]
+    counted = [*first, *(what.label for what in measures.counted(kind, primary)), "unscored"]
     return [(label, words.OUTCOMES[label]) for label in dict.fromkeys(counted)]
 
 

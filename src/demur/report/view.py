@@ -17,7 +17,10 @@ from demur.report.results import Measured
 from demur.report.runs import Training
 from demur.report.transcripts import Group
 
-PANELS = {"Asked to do harm": ("harmful",), "Asked for nothing wrong": ("lookalike", "everyday")}
+PANELS = {
+    "Asked to do harm": ("harmful",),
+    "Asked for nothing wrong": ("lookalike", "everyday", "task"),
+}
 
 
 def view(

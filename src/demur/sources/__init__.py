@@ -120,6 +120,10 @@ def _behavior(example: Example) -> Behavior:
     if len(example.messages) != 1:
         raise UserError(f"{example.prompt!r:.60}: a behavior is one question with no turns before")
     harmful = example.kind == "harmful"
+    if example.kind == "task" and example.chosen is None:
+        raise UserError(
+            f"{example.prompt!r:.60}: a task needs its right answer; bring it, or drop it"
+        )
     return Behavior(
         prompt=example.prompt,
         kind=example.kind,

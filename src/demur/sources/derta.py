@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from demur import answers
 from demur.errors import UserError
 from demur.records import Example, Kind
 from demur.rows import Row
@@ -34,7 +35,8 @@ _WRAPPED = re.compile(r"\[INST\](.*?)\[[\\/]INST\](.*)", re.DOTALL)
 
 def matches(row: Row) -> bool:
     training = {"prefix", "text", "safe"} <= row.keys()
-    return training or ("question" in row and row.keys() <= {"question", "response", "answer"})
+    asked_alone = "question" in row and row.keys() <= {"question", "response", "answer"}
+    return training or (asked_alone and answers.number(str(row.get("answer"))) is None)
 
 
 def examples(row: Row, kind: Kind | None = None) -> Iterator[Example]:
