@@ -74,6 +74,8 @@ RECIPES = {
     "ta_sft": {"recipe": "ta_sft", "lambda": 2.0, "gate": None, "margin": None, "lora": None},
     "ta_sft-lora-auto": {"recipe": "ta_sft", "lambda": "auto", "safe": True},
     "derta": {"recipe": "derta", "lambda": 1.0, "transitions_kept": 0.5},
+    "dpo": {"recipe": "dpo"},
+    "dpo-full": {"recipe": "dpo", "lora": None},
 }
 
 

@@ -340,6 +340,49 @@ def test_both_answers_of_a_pair_are_shown_in_their_colours(tokenizer):
     assert styles == [{context, learn}, {context, avoid}]
 
 
+OUTSIDE = """
+from demur import chat
+from demur.config import Settings as Base
+{imports}
+
+PRESETS = {{}}
+
+class Settings(Base):
+    weight: float = 1.0
+
+def rows(example, encode, settings, random):
+    if example.rejected is not None:
+        yield chat.learn_row(encode(example.messages, example.chosen))
+        yield chat.avoid_row(encode(example.messages, example.rejected), encode.special)
+
+def objective(settings):
+    return {objective}
+"""
+KINDS = {
+    "objective": ("Objective", "Objective(lambda_=settings.weight, term='unlikelihood')"),
+    "preference": (
+        "Preference",
+        "Preference('KTO', {'loss_type': 'apo_zero_unpaired', 'beta': settings.weight})",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_recipe_from_outside_is_trained_by(load, tokenizer, tmp_path, monkeypatch, kind):
+    name, made = KINDS[kind]
+    (tmp_path / "lab").mkdir()
+    text = OUTSIDE.format(imports=f"from demur.{kind} import {name}", objective=made)
+    (tmp_path / "lab" / f"by_{kind}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    common = {"max_steps": 10, "batch_size": 6, "learning_rate": 1e-2, "weight": 0.5}
+    log = fit(load(), tokenizer, tmp_path / "out", f"lab.by_{kind}", EVERYTHING, **common)
+    assert log[-1]["loss"] < 0.9 * log[0]["loss"]
+    after = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    rows = drawn(tokenizer, f"lab.by_{kind}", EVERYTHING)
+    gain = logprob(after, rows) - logprob(load(), rows)
+    assert gain[::2].mean() > gain[1::2].mean() + 3
+
+
 # --- refused in one line, before a weight is loaded ------------------------------------------
 
 

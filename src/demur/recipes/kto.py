@@ -1,7 +1,7 @@
 """KTO, Kahneman-Tversky optimisation: good answers gain, unsafe ones lose, and none is paired.
 
-    L = E λ_D (1 - σ(β (log π/π_ref - z)))   over good answers
-      + E λ_U (1 - σ(β (z - log π/π_ref)))   over unsafe ones
+    L = E λ_D (1 - σ(β (log π/π_ref - z)))   for a good answer
+        E λ_U (1 - σ(β (z - log π/π_ref)))   for an unsafe one, in one mean over all
 
 (Eq. 7 of arXiv 2402.01306, computed by TRL; a baseline of TA-SFT.) π_ref is the starting model, z
 how far the model has drifted from it, measured on the batch's prompts with each other's answers:
