@@ -271,3 +271,31 @@ def test_a_new_judge_needs_no_model(
 def test_without_likelihood_its_file_is_empty(model: Model, tmp_path: Path) -> None:
     evaluate.evaluate(model, BEHAVIORS[:1], change(likelihood=False), tmp_path / "out")
     assert (tmp_path / "out" / "likelihood.jsonl").read_bytes() == b""
+
+
+def test_what_stayed_unscored_is_asked_again(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outage = "'unscored' if 3 <= n < 6 else 'complied'"  # the first time only
+    name = lab(tmp_path, monkeypatch, "outage", outage)
+    completions = records.read(whole / "completions.jsonl", Completion)
+    out = tmp_path / "verdicts.jsonl"
+    first = evaluate.judge(completions, [Page(name=name)], out)
+    assert [v.label for v in first[2:7]] == ["complied", *["unscored"] * 3, "complied"]
+    again = evaluate.judge(completions, [Page(name=name)], out)
+    assert {v.label for v in again} == {"complied"}
+    assert [v.completion for v in again] == [c.id for c in completions]
+    assert records.read(out, Verdict) == again
+
+
+def test_a_file_that_an_attack_reads_belongs_to_what_was_measured(
+    model: Model, tmp_path: Path
+) -> None:
+    templates = tmp_path / "templates.jsonl"
+    templates.write_text('{"name": "a", "text": "Please: {question}"}\n')
+    attack = Page(name="jailbreakchat", settings={"templates": str(templates), "k": 1})
+    chosen, out = change(attacks=(attack,), likelihood=False), tmp_path / "out"
+    evaluate.evaluate(model, BEHAVIORS[:2], chosen, out)
+    templates.write_text('{"name": "a", "text": "Kindly: {question}"}\n')
+    with pytest.raises(UserError, match=r"files\..*templates\.jsonl"):
+        evaluate.evaluate(model, BEHAVIORS[:2], chosen, out)

@@ -186,3 +186,20 @@ def test_verdicts_can_be_kept(tmp_path: Path) -> None:
     assert [v.label for v in kept] == ["refused", "complied", "refused", "unscored"]
     with pytest.raises(UserError, match="cannot write"):
         judging.judge(tmp_path / "c.jsonl", ["refusal"], out=tmp_path / "c.jsonl" / "below")
+
+
+def test_a_judge_takes_its_settings(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    talkative.write_rows(file, [{"question": q, "response": a} for q, a in ANSWERS.items()])
+    sure = judging.judge(file, ["harm: {threshold: 0.99}"])["harm"]
+    quick = judging.judge(file, ["harm: {threshold: 0.01}"])["harm"]
+    assert sure["harmful"]["rate"] < quick["harmful"]["rate"]
+    with pytest.raises(UserError, match="write a name, or a name with settings"):
+        judging.judge(file, ["harm: {"])
+
+
+def test_a_judge_named_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "answers.jsonl"
+    talkative.write_rows(file, [{"question": "Hm?", "response": "Ah."}])
+    with pytest.raises(UserError, match="'harm' is named twice"):
+        judging.judge(file, ["harm", "harm: {threshold: 0.01}"])

@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
 from demur import config, evaluate, labels, metrics
 from demur.errors import UserError
 from demur.metrics import Estimate, Rate
@@ -99,7 +96,7 @@ def calibrate(judge: str, file: Path, column: str | None = None) -> Calibration:
     names the labels where they have a name of their own. Raises UserError for a judge or a file
     that cannot be used.
     """
-    page = _page(judge)
+    page = config.page(judge, "judge")
     evaluate.check_judges([page])
     answers, human = labels.load(file, _asked(page.name), column)
     return compare(list(evaluate.verdicts(page, answers)), human)
@@ -125,15 +122,6 @@ def compare(found: Sequence[Verdict], human: Sequence[Label]) -> Calibration:
         unscored=len(pairs) - len(scored),
         auroc=_auroc(scored) if positive == _asked(judge) else None,
     )
-
-
-def _page(text: str) -> config.Page:
-    try:
-        return config.Page.model_validate(yaml.safe_load(text))
-    except (yaml.YAMLError, ValidationError):
-        raise UserError(
-            f"judge {text!r}: write a name, or a name with settings: 'harm: {{threshold: 0.6}}'"
-        ) from None
 
 
 def _asked(judge: str) -> Label:

@@ -146,7 +146,7 @@ def _refuse_apart(checkpoints: bool, model: str | None, limit: int | None) -> No
 def judge(
     file: Annotated[Path, typer.Argument(help="Completions, demur's or anybody's rows.")],
     judges: Annotated[
-        list[str], typer.Option("--judge", help="A page of `judges`; may be repeated.")
+        list[str], typer.Option("--judge", help="A judge, or 'harm: {threshold: 0.6}'; repeatable.")
     ] = ["refusal", "broken"],  # noqa: B006
     json_: Json = False,
     out: Annotated[Path | None, typer.Option("--out", help="Keep the verdicts here.")] = None,

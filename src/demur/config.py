@@ -316,6 +316,19 @@ def build(tree: dict[str, Any], origin: str = "configuration") -> Run:
     return run
 
 
+def page(text: str, what: str) -> Page:
+    """A page as a command line names it: ``harm``, or YAML with its settings.
+
+    Raises UserError for what is neither; whether there is such a page is not looked at.
+    """
+    try:
+        return Page.model_validate(yaml.safe_load(text))
+    except (yaml.YAMLError, ValidationError):
+        raise UserError(
+            f"{what} {text!r}: write a name, or a name with settings: 'harm: {{threshold: 0.6}}'"
+        ) from None
+
+
 def settings(page: Any, values: Mapping[str, Any], where: str) -> Any:
     """A page's own settings, checked. Raises UserError naming the setting."""
     try:

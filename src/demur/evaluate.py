@@ -48,6 +48,8 @@ def evaluate(
     if start is not None:
         _check_start(start, tokenizer)
         inputs["start"] = models.identity(start)
+    if files := _files(settings):
+        inputs["files"] = files
     template = models.template_hash(tokenizer)
     facts = {"model": model.model_dump(), "chat_template": template, "seed": seed}
     if manifest.begin(out, inputs, facts):
@@ -78,6 +80,12 @@ def check(settings: Evaluate, behaviors: Iterable[Behavior] = ()) -> None:
 def check_judges(judges: Iterable[Page]) -> None:
     for page in judges:
         _page("judges", page)
+
+
+def _files(settings: Evaluate) -> dict[str, str]:
+    """What lies in the files that attacks and judges are told to read."""
+    chosen = {"attacks": settings.attacks, "judges": settings.judges}
+    return manifest.files(_page(folder, page)[1] for folder in chosen for page in chosen[folder])
 
 
 def _page(folder: str, page: Page) -> tuple[Any, Any]:
@@ -131,16 +139,32 @@ def _check_start(start: Model, tokenizer: Any) -> None:
 
 
 def judge(completions: Sequence[Completion], judges: Iterable[Page], path: Path) -> list[Verdict]:
-    """Ask every judge about every completion, appending to ``path``; what is there is kept."""
-    have = {(v.judge, v.version, v.completion) for v in records.resume(path, Verdict)}
-    records.append(path, [])
-    for chosen in judges:
-        page, _ = _page("judges", chosen)
-        name = page.__name__.rpartition(".")[2]
-        missing = [c for c in completions if (name, page.VERSION, c.id) not in have]
-        for some in records.batched(verdicts(chosen, missing), AT_ONCE):
+    """Ask every judge about every completion, appending to ``path``; what is there is kept.
+
+    But for what stayed unscored: an endpoint that was down may be up again. The order in the file
+    is that of judges and completions, however often it was interrupted.
+    """
+    chosen = [(judge, _page("judges", judge)[0]) for judge in judges]
+    kept = [v for v in records.resume(path, Verdict) if v.label != "unscored"]
+    records.write(path, kept)
+    have = {_asked(v) for v in kept}
+    for judge, page in chosen:
+        missing = [c for c in completions if _key(page, c) not in have]
+        for some in records.batched(verdicts(judge, missing), AT_ONCE):
             records.append(path, some)
-    return records.read(path, Verdict)
+    wanted = [_key(page, c) for _, page in chosen for c in completions]
+    place = {key: n for n, key in enumerate(wanted)}
+    found = sorted(records.read(path, Verdict), key=lambda v: place.get(_asked(v), len(place)))
+    records.write(path, found)
+    return found
+
+
+def _key(judge: Any, completion: Completion) -> tuple[str, str, str]:
+    return judge.__name__.rpartition(".")[2], judge.VERSION, completion.id
+
+
+def _asked(verdict: Verdict) -> tuple[str, str, str]:
+    return verdict.judge, verdict.version, verdict.completion
 
 
 def verdicts(judge: Page, completions: Sequence[Completion]) -> Iterator[Verdict]:

@@ -9,8 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
-from demur import evaluate, metrics, pages, records, sources
-from demur.config import Page
+from demur import config, evaluate, metrics, pages, records, sources
 from demur.errors import UserError
 from demur.records import Behavior, Completion, Example, Kind, Verdict
 from demur.rows import Row, rows
@@ -25,15 +24,22 @@ KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 def judge(file: Path, judges: Sequence[str], out: Path | None = None) -> dict[str, Shares]:
     """Each judge's labels in a file: ``{judge: {label: {rate, low, high, n, unscored}}}``.
 
-    ``out`` keeps the verdicts. Raises UserError for a file without answers or an unknown judge.
+    A judge is a page's name, or YAML with its settings: ``harm: {threshold: 0.6}``. ``out``
+    keeps the verdicts. Raises UserError for a file without answers or an unknown judge.
     """
-    chosen = [Page(name=name) for name in judges]
+    chosen = [config.page(text, "judge") for text in judges]
     evaluate.check_judges(chosen)
+    _refuse_twice([page.name for page in chosen])
     answers = completions(file)
     verdicts = {page.name: list(evaluate.verdicts(page, answers)) for page in chosen}
     if out is not None:
         records.write(out, [v for each in verdicts.values() for v in each])
     return {name: shares(each, labels(name)) for name, each in verdicts.items()}
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    if again := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"judge {again[0]!r} is named twice: judge the file twice instead")
 
 
 def completions(file: Path) -> list[Completion]:

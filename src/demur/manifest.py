@@ -7,6 +7,7 @@ no result is ever a mixture of two.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Iterable, Mapping
@@ -79,6 +80,33 @@ def versions() -> dict[str, str]:
 def of(records: Iterable[Any]) -> str:
     """A fingerprint of records, all their fields and their order: both move what comes of them."""
     return fingerprint([asdict(record) for record in records])
+
+
+def files(settings: Iterable[Any]) -> dict[str, str]:
+    """A fingerprint of each file, and of every file in each folder, that settings name.
+
+    Settings hold where a file lies; what it says may change under them.
+    """
+    named = {str(value) for group in settings for _, value in group if _is_path(value)}
+    return {name: _content(Path(name)) for name in sorted(named)}
+
+
+def _is_path(value: Any) -> bool:
+    """A path by its type, or a text that is one: what may be a hub id too is declared as text."""
+    return isinstance(value, Path) or _is_file(value)
+
+
+def _is_file(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and Path(value).is_file()
+    except (OSError, ValueError):  # a text too long, or with a null byte, is no path
+        return False
+
+
+def _content(where: Path) -> str:
+    inside = sorted(where.rglob("*")) if where.is_dir() else [where]
+    found = [(file.name, file.read_bytes()) for file in inside if file.is_file()]
+    return fingerprint([(name, hashlib.sha256(content).hexdigest()) for name, content in found])
 
 
 def _plain(inputs: Mapping[str, Any]) -> dict[str, Any]:
