@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -158,6 +160,10 @@ class Runner:
         assert self._process.stdout
         return int(self._process.stdout.readline())
 
+    def run(self, *arguments: str) -> int:
+        self.start(*arguments)
+        return self.status()
+
     def close(self) -> None:
         assert self._process.stdin and self._process.stdout
         self._process.stdin.close()
@@ -221,6 +227,39 @@ def test_a_killed_run_goes_on_and_ends_as_if_it_had_not_been(
     runner.start("run", str(file), "seed=1")
     assert runner.status() == 2
     assert "seed" in (tmp_path / "stderr").read_text().splitlines()[-1]
+
+
+def test_an_evaluation_killed_at_ten_random_moments_ends_as_if_it_had_not_been(
+    whole: Run, tree: dict[str, Any], tmp_path: Path, runner: Runner
+) -> None:
+    file, output = talkative.write(tmp_path, tree), Path(tree["output"])
+    shutil.copytree(whole.output, output)
+    shutil.rmtree(output / "evaluate" / "after")
+    child = runner.start("evaluate", str(file), "--only", "after")
+    begun = started(child, output)
+    assert runner.status() == 0
+    work = time.monotonic() - begun
+    shutil.rmtree(output / "evaluate" / "after")
+    random, struck = Random(0), 0
+    for _ in range(10):
+        child = runner.start("evaluate", str(file), "--only", "after")
+        started(child, output)
+        time.sleep(random.uniform(0, work / 3))
+        struck += "evaluate" in running(output)
+        with suppress(ProcessLookupError):  # it may be done already
+            os.kill(child, signal.SIGKILL)
+        runner.status()
+    assert struck >= 3
+    assert runner.run("evaluate", str(file), "--only", "after") == 0
+    theirs, ours = results(whole.output), results(output)
+    assert [name for name in RESULTS if ours[name] != theirs[name]] == []
+
+
+def started(child: int, output: Path) -> float:
+    """When the evaluation had begun, or at least this attempt at it to load the model."""
+    while alive(child) and not reached(output / "evaluate" / "after" / manifest.FILE, 1):
+        time.sleep(0.001)
+    return time.monotonic()
 
 
 def test_a_different_setting_is_refused_the_same_output(whole: Run) -> None:
