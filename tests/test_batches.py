@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from demur.batches import Epochs, order
+from demur.batches import Epochs, alike, even, order
 from demur.chat import Row, blank_row
 from demur.errors import UserError
 
@@ -104,3 +104,34 @@ def test_an_epoch_announced_twice_is_drawn_once():
     for epoch in (0, 0, 1, 1, 0):
         data.set_epoch(epoch)
     assert seen == [0, 1, 0]
+
+
+def of_lengths(*lengths: int) -> list[Row]:
+    return [Row("learn").tell(range(n)) for n in lengths]
+
+
+def passes(step: list[Row], size: int) -> list[list[int]]:
+    lengths = [len(row) for row in step]
+    return [lengths[i : i + size] for i in range(0, len(lengths), size)]
+
+
+def test_even_passes_have_as_many_rows_and_nearly_as_many_tokens():
+    step = of_lengths(9, 1, 8, 2, 7, 3, 30, 1)
+    assert sorted(map(len, even(step, 4))) == sorted(map(len, step))
+    assert sorted(passes(even(step, 2), 2)) == [[7, 3], [8, 2], [9, 1], [30, 1]]
+    random = Random(0)
+    lengths = [random.randint(5, 100) for _ in range(64)]
+    sums = [sum(dealt) for dealt in passes(even(of_lengths(*lengths), 8), 8)]
+    assert len(sums) == 8
+    assert max(sums) - min(sums) < 0.02 * sum(sums) / 8
+
+
+def test_rows_alike_in_length_are_padded_together():
+    assert passes(alike(of_lengths(9, 1, 8, 2)), 2) == [[1, 2], [8, 9]]
+
+
+def test_dealing_moves_no_row_to_another_step():
+    plain = Epochs(drawn, {}, 0, 4, BLANK)
+    dealt = Epochs(drawn, {}, 0, 4, BLANK, lambda step: list(reversed(step)))
+    steps = [[data[i] for i in range(n, n + 4)] for data in (plain, dealt) for n in (0, 4, 8)]
+    assert [list(reversed(step)) for step in steps[:3]] == steps[3:]

@@ -352,6 +352,7 @@ def test_collation_pads_on_the_right_with_nothing_to_do():
         "attention_mask": [[1, 1, 1], [1, 1, 0]],
         "labels": [[-100, -100, 7], [-100, 9, -100]],
         "avoid": [[-100, -100, -100], [-100, 8, -100]],
+        "row": [[0, 0, 0], [1, 1, 1]],
         "transition": [False, True],
     }
 

@@ -165,6 +165,7 @@ def test_a_padded_batch_costs_what_the_objective_says():
     hidden = torch.randn(rows, width, 5, generator=random, dtype=torch.float64)
     batch = {k: torch.randint(23, (rows, width), generator=random) for k in ("labels", "avoid")}
     batch["labels"][0], batch["avoid"][1:, 3:] = IGNORE, IGNORE
+    batch["row"] = torch.arange(rows)[:, None].repeat(1, width)
     batch["transition"] = torch.tensor([False, True, False])
     plain = objective.sums(hidden, batch, lambda h: h @ problem.weight.T, target, problem.support)
     labels, avoid = batch["labels"][:, 1:], batch["avoid"][:, 1:]

@@ -408,6 +408,12 @@ def test_a_mix_is_refused(tokenizer, recipe):
 
 
 @pytest.mark.parametrize("recipe", TRAINERS)
+def test_packing_is_refused(tokenizer, recipe):
+    told = refusal(tokenizer, recipe, EVERYTHING, packing=True)
+    assert told.startswith(f"train.packing=true: recipe '{recipe}' pads its answers")
+
+
+@pytest.mark.parametrize("recipe", TRAINERS)
 def test_an_adapter_on_the_output_layer_is_refused(tokenizer, recipe):
     lora = {"target_modules": ["q_proj", "lm_head"]}
     assert "leave lm_head out" in refusal(tokenizer, recipe, EVERYTHING, lora=lora)

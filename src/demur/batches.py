@@ -1,8 +1,13 @@
-"""The order rows are trained in: kinds mixed evenly, redrawn each epoch, the last batch filled."""
+"""The order rows are trained in: kinds mixed evenly, redrawn each epoch, the last batch filled.
+
+Which rows a step has is settled by the seed alone; `alike` and `even` only say how they are dealt
+to its passes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import heappop, heappush
 from itertools import cycle, islice
 from random import Random
 from typing import Any
@@ -11,6 +16,7 @@ from demur.chat import Row
 from demur.errors import UserError
 
 Draw = Callable[[int], list[Any]]  # rows, or pairs of them where there is no mix
+Deal = Callable[[Sequence[Any]], Iterable[Any]]
 
 
 class Epochs:
@@ -18,14 +24,21 @@ class Epochs:
 
     Every process holds the same rows in the same order, so one process and many see the same
     global batches. Blank rows fill the last one: the losses count targets, and blanks have none.
-    Without a blank the epoch's first rows fill it, for losses that are means over rows.
+    Without a blank the epoch's first rows fill it, for losses that are means over rows. ``deal``
+    orders the ``multiple`` rows of each step.
     """
 
     def __init__(
-        self, draw: Draw, mix: Mapping[str, int], seed: int, multiple: int, blank: Row | None
+        self,
+        draw: Draw,
+        mix: Mapping[str, int],
+        seed: int,
+        multiple: int,
+        blank: Row | None,
+        deal: Deal = list,
     ) -> None:
         self._draw, self._mix, self._seed = draw, mix, seed
-        self._multiple, self._blank = multiple, blank
+        self._multiple, self._blank, self._deal = multiple, blank, deal
         self._epoch: int | None = None
         self.set_epoch(0)
 
@@ -35,13 +48,37 @@ class Epochs:
         self._epoch = epoch
         rows = order(self._draw(epoch), self._mix, Random(f"{self._seed} order {epoch}"))
         filling = cycle([self._blank] if self._blank else rows)
-        self.rows = [*rows, *islice(filling, -len(rows) % self._multiple)]
+        rows = [*rows, *islice(filling, -len(rows) % self._multiple)]
+        steps = (rows[i : i + self._multiple] for i in range(0, len(rows), self._multiple))
+        self.rows = [row for step in steps for row in self._deal(step)]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Any:
         return self.rows[index]
+
+
+def alike(step: Sequence[Row]) -> list[Row]:
+    """The rows of a step by length, so that the passes that pad them pad little."""
+    return sorted(step, key=len)
+
+
+def even(step: Sequence[Row], size: int) -> list[Row]:
+    """Best fit: the longest row first, each to the pass of ``size`` rows with the fewest tokens.
+
+    So no pass is much larger than another, and no process waits long for the others.
+    """
+    full: list[list[Row]] = []
+    open_: list[tuple[int, int, list[Row]]] = [(0, n, []) for n in range(len(step) // size)]
+    for row in sorted(step, key=len, reverse=True):
+        tokens, number, dealt = heappop(open_)
+        dealt.append(row)
+        if len(dealt) < size:
+            heappush(open_, (tokens + len(row), number, dealt))
+        else:
+            full.append(dealt)
+    return [row for dealt in full for row in dealt]
 
 
 def order(rows: Sequence[Any], mix: Mapping[str, int], random: Random) -> list[Any]:

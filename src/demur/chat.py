@@ -365,7 +365,8 @@ def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def collate(rows: Iterable[Row], pad: int) -> dict[str, torch.Tensor]:
     """Right-padded [rows, longest] tensors: input_ids, attention_mask, labels, avoid.
 
-    ``transition`` [rows] marks the rows whose labels are a transition, which has its own weight.
+    ``row`` numbers the row a position is of; ``transition`` [rows] marks those whose labels are a
+    transition, which has its own weight.
     """
     import torch
 
@@ -380,5 +381,6 @@ def collate(rows: Iterable[Row], pad: int) -> dict[str, torch.Tensor]:
         "attention_mask": stack(([1] * len(r) for r in rows), 0),
         "labels": stack((r.labels for r in rows), IGNORE),
         "avoid": stack((r.avoid for r in rows), IGNORE),
+        "row": torch.arange(len(rows))[:, None].repeat(1, width),
         "transition": torch.tensor([r.kind == "transition" for r in rows]),
     }

@@ -149,6 +149,11 @@ class Fit(Settings):
     bf16: bool | None = Field(
         None, description="mixed precision; null: where the GPU or CPU has it"
     )
+    packing: bool | None = Field(
+        None,
+        description="lay the rows of a pass end to end instead of padding them; null: where the "
+        "model's attention keeps them apart",
+    )
     gradient_checkpointing: bool = False
     save_steps: int = Field(50, gt=0, description="optimizer steps between checkpoints")
     save_total_limit: int | None = Field(2, gt=0, description="checkpoints kept")

@@ -113,10 +113,10 @@ def sums(
     objective: Objective,
     support: Support | None,
 ) -> Sums:
-    """Both terms, summed over every target of a padded batch.
+    """Both terms, summed over every target of a batch, padded or packed.
 
-    hidden: [rows, length, d], the final hidden states; ``head`` maps [N, d] to [N, V] logits,
-    scale and soft-cap included. Only positions with a target reach the head.
+    hidden: [rows, length, d] or [1, tokens, d], the final hidden states; ``head`` maps [N, d] to
+    [N, V] logits, scale and soft-cap included. Only positions with a target reach the head.
     """
     from demur import losses
 
@@ -126,7 +126,7 @@ def sums(
     learning, away = labels[told] != IGNORE, avoid[told] != IGNORE
     nothing = logits[:0].sum()  # 0, with a graph: a pass may lack one kind
     each = losses.learn(logits[learning], labels[told][learning])
-    moved = batch["transition"][:, None].expand_as(told)[told][learning]
+    moved = _moved(batch, told)[learning]
     learn, transition = each[~moved].sum(), each[moved].sum()
     counts = {
         "learn": learn.detach(),
@@ -185,6 +185,11 @@ def _told(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     return (batch["labels"][:, 1:] != IGNORE) | (batch["avoid"][:, 1:] != IGNORE)
 
 
+def _moved(batch: dict[str, torch.Tensor], told: torch.Tensor) -> torch.Tensor:
+    """Of the targets at ``told``, which are in transition rows."""
+    return batch["transition"][batch["row"][:, 1:][told]]
+
+
 def _fused(
     hidden: torch.Tensor,
     batch: dict[str, torch.Tensor],
@@ -201,7 +206,7 @@ def _fused(
     told = _told(batch)
     labels, avoid = batch["labels"][:, 1:][told], batch["avoid"][:, 1:][told]
     avoid = torch.full_like(avoid, IGNORE) if support is None else avoid
-    moved = batch["transition"][:, None].expand_as(told)[told]
+    moved = _moved(batch, told)
     wide = torch.promote_types(hidden.dtype, torch.float32)
     each = torch.tensor(factors[:2], dtype=wide, device=hidden.device)[moved.long()]
     found = fused.loss(
@@ -244,42 +249,49 @@ def _away(
     support: Support,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The avoid term summed over its positions (over its sequences for `npo`), and the log."""
+    import torch
+
     from demur import losses
 
-    targets = avoid[avoid != IGNORE]
+    away = avoid != IGNORE
+    targets = avoid[away]
     term = "gradient-ascent" if objective.term == "npo" else objective.term
     options = objective.model_dump(include={"gate", "margin", "bound_scale"})
     each = losses.avoid(logits, targets, support, term=term, **options)
-    total, terms = each.term.sum(), avoid != IGNORE
+    total, terms = each.term.sum(), away.sum()
     if objective.term == "npo":
-        total = _npo(logits, targets, avoid, batch["reference"], objective.beta)
-        terms = terms.any(1)
+        rows = batch["row"][:, 1:][away]
+        total = _npo(logits, targets, rows, batch["reference"], objective.beta)
+        terms = rows.new_tensor(len(torch.unique(rows)))
     watched = {name: getattr(each, name).sum() for name in WATCHED}
-    sizes = {"avoid_n": terms.sum(), "watched_n": (avoid != IGNORE).sum()}
+    sizes = {"avoid_n": terms, "watched_n": away.sum()}
     return total, watched | sizes | {"avoid": total.detach()}
 
 
 def _npo(
     logits: torch.Tensor,
     targets: torch.Tensor,
-    avoid: torch.Tensor,
+    rows: torch.Tensor,
     reference: torch.Tensor,
     beta: float,
 ) -> torch.Tensor:
+    import torch
+
     from demur import losses
 
-    rows = (avoid != IGNORE).nonzero()[:, 0]
-    policy = losses.sequence_logprob(logits, targets, rows, len(avoid))
-    sequences = (avoid != IGNORE).any(1)
+    policy = losses.sequence_logprob(logits, targets, rows, len(reference))
+    sequences = torch.unique(rows)
     return losses.npo(policy[sequences], reference[sequences], beta).sum()
 
 
 def count(batch: dict[str, torch.Tensor], objective: Objective) -> tuple[int, int, int]:
     """How many terms each sum of a batch has: positions, or sequences avoided for `npo`."""
+    import torch
+
     labels, away = batch["labels"][:, 1:] != IGNORE, batch["avoid"][:, 1:] != IGNORE
-    moved = labels & batch["transition"][:, None]
-    avoided = away.any(1) if objective.term == "npo" else away
-    return int((labels & ~moved).sum()), int(moved.sum()), int(avoided.sum())
+    rows, moved = batch["row"][:, 1:], int(_moved(batch, labels).sum())
+    avoided = len(torch.unique(rows[away])) if objective.term == "npo" else int(away.sum())
+    return int(labels.sum()) - moved, moved, avoided
 
 
 def weights(terms: Sequence[float], objective: Objective) -> list[float]:
@@ -309,5 +321,5 @@ def avoided_logprob(
 
     avoid = batch["avoid"][:, 1:]
     away = avoid != IGNORE
-    rows = away.nonzero()[:, 0]
-    return losses.sequence_logprob(head(hidden[:, :-1][away]), avoid[away], rows, len(avoid))
+    rows, count = batch["row"][:, 1:][away], len(batch["transition"])
+    return losses.sequence_logprob(head(hidden[:, :-1][away]), avoid[away], rows, count)

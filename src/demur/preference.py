@@ -41,6 +41,11 @@ def check(rows: Sequence[Row], target: Preference, train: Train) -> None:
             f"train.mix={fit.mix} means nothing to recipe {recipe!r}, which takes every row once "
             "an epoch: leave it out, or write `mix: {}` in this variant"
         )
+    if fit.packing:
+        raise UserError(
+            f"train.packing=true: recipe {recipe!r} pads its answers: leave it out, or write "
+            "`packing: null` in this variant"
+        )
     if fit.lora and "lm_head" in fit.lora.target_modules:
         raise UserError(
             f"train.lora.target_modules={fit.lora.target_modules!r}: recipe {recipe!r} cannot "

@@ -13,7 +13,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from demur import chat, fused, losses, models, objective, pages, preference, progress
+from demur import chat, fused, losses, models, objective, packing, pages, preference, progress
 from demur.batches import Epochs, order
 from demur.config import Train
 from demur.errors import UserError
@@ -102,7 +102,10 @@ def _row_trainer(
 ) -> RowTrainer:
     arguments, seed = TrainingArguments(**told), told["seed"]
     pad = chat.pad_id(tokenizer)
-    data = Epochs(drawing, train.fit.mix, seed, _rows_per_step(arguments), chat.blank_row(pad))
+    attention = packing.chosen(model, train.fit, arguments.bf16)
+    lay, deal = packing.layout(attention, pad, train.fit.batch_size)
+    blank, per_step = chat.blank_row(pad), _rows_per_step(arguments)
+    data = Epochs(drawing, train.fit.mix, seed, per_step, blank, deal)
     if train.fit.lora and not hasattr(model, "peft_config"):
         model = models.with_lora(model, train.fit.lora, seed)
     support = _support(model, tokenizer, target, Path(arguments.output_dir))
@@ -115,7 +118,8 @@ def _row_trainer(
         target,
         support,
         objective.kept(avoided, models.head(model), target, support),
-        data_collator=lambda rows: _collate(rows, pad, reference),
+        attention,
+        data_collator=lambda rows: _collate(rows, lay, reference),
         train_dataset=data,
         processing_class=tokenizer,
     )
@@ -204,9 +208,9 @@ def _avoids(row: chat.Row) -> bool:
 
 
 def _collate(
-    rows: Sequence[chat.Row], pad: int, reference: dict[tuple[int, ...], float] | None
+    rows: Sequence[chat.Row], lay: packing.Layout, reference: dict[tuple[int, ...], float] | None
 ) -> dict[str, torch.Tensor]:
-    batch = chat.collate(rows, pad)
+    batch = lay(rows)
     if reference is not None:
         values = [reference[row.input_ids] if _avoids(row) else 0.0 for row in rows]
         batch["reference"] = torch.tensor(values)
@@ -280,10 +284,12 @@ class RowTrainer(Trainer):
         target: Objective,
         support: losses.Support | None,
         kept: fused.Kept | None,
+        attention: str | None,
         **options: Any,
     ) -> None:
         super().__init__(model, arguments, **options)
         self._target, self._support, self._kept = target, support, kept
+        self._attention = attention
         self._head = models.head(model)
         self._hidden: torch.Tensor
         self._terms = [0.0, 0.0, 0.0]  # of the step at hand, over all processes
@@ -291,6 +297,11 @@ class RowTrainer(Trainer):
         self._weight: float | None = None if target.lambda_ == "auto" else float(target.lambda_)
         self._norms: dict[str, float] = {}  # of both gradients, where λ is to be found
         models.bare(model).get_decoder().register_forward_hook(self._keep_hidden)
+
+    def train(self, *given: Any, **options: Any) -> Any:
+        """As the Trainer does, with the attention of packed rows if they are."""
+        with packing.attending(self.model, self._attention):
+            return super().train(*given, **options)
 
     def _keep_hidden(self, module: Any, inputs: Any, output: Any) -> None:
         self._hidden = output.last_hidden_state
@@ -328,12 +339,7 @@ class RowTrainer(Trainer):
         self, model: Any, inputs: dict[str, torch.Tensor], factors: tuple[float, float, float]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
         # The head is asked for one position: the losses take theirs from the hidden states.
-        output = model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            use_cache=False,
-            logits_to_keep=1,
-        )
+        output = model(**packing.inputs(inputs), use_cache=False, logits_to_keep=1)
         with self.accelerator.autocast():
             loss, counts = objective.weighted(
                 self._hidden,

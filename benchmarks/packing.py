@@ -1,0 +1,123 @@
+"""A training step on the packaged model, packed and padded; and what padding an epoch would cost.
+
+`python -m benchmarks packing`. The demo's rows are those that its given answers make, all of
+much the same length. Instruction data are not: their lengths spread as a log-normal with σ = 0.6
+(the answers of GPT-3.5 on AlpacaEval, 0.62), which is what the other rows are drawn from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from itertools import chain, cycle, islice
+from math import log
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from benchmarks.measure import Case, figure, times
+from demur import chat, config, materials, models, objective, packing, training
+from demur.batches import alike, even
+from demur.chat import Row
+
+DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
+MEDIAN, SPREAD, LONGEST = 80, 0.6, 512  # tokens; kept short for a processor
+ROWS = 8  # of a pass
+PASSES = 4  # of a step, where an epoch is counted
+ROUNDS = 3
+BF16 = torch.cuda.is_available()
+
+
+def figures() -> list[dict[str, Any]]:
+    """Seconds of a LoRA step, and tokens of an epoch, as ratios; in two minutes of one core."""
+    demo = _demo()
+    natural = _natural(demo, 1024)
+    return _speed({"demo": demo, "natural": natural}) + _tokens(natural)
+
+
+def _speed(kinds: dict[str, list[Row]]) -> list[dict[str, Any]]:
+    model = models.load(config.Model(name="smollm2-135m-instruct", dtype="float32"))
+    model = models.with_lora(model, config.Lora(), seed=0).train()
+    cases: dict[str, Case] = {}
+    for name, rows in kinds.items():
+        step = Random(0).sample(rows, ROWS)
+        cases[f"{name} packed"] = partial(_step, model, packing.pack(step), BF16)
+        cases[f"{name} padded"] = partial(_step, model, chat.collate(step, 0), BF16)
+    taken = times(cases, ROUNDS)
+    targets = {"demo": 1.0, "natural": 1 / 1.5}
+    return [
+        figure(
+            f"packed / padded step, {name} rows",
+            taken[f"{name} packed"],
+            taken[f"{name} padded"],
+            targets[name],
+        )
+        for name in kinds
+    ]
+
+
+def _tokens(rows: list[Row]) -> list[dict[str, Any]]:
+    per_step = ROWS * PASSES
+    steps = [rows[i : i + per_step] for i in range(0, len(rows), per_step)]
+    dealt = {"at random": list, "by length": alike, "best fit": partial(even, size=ROWS)}
+    passes = {name: [_cut(deal(step)) for step in steps] for name, deal in dealt.items()}
+    told = sum(map(len, rows))
+    found = [
+        figure(f"places padded {name} / tokens, natural rows", [_places(passes[name])], [told])
+        for name in ("at random", "by length")
+    ]
+    peaks = [
+        figure(f"largest pass / mean, dealt {name}", [_largest(passes[name])], [1.0])
+        for name in ("at random", "best fit")
+    ]
+    return found + peaks
+
+
+def _demo() -> list[Row]:
+    run = config.load(DEMO)
+    answered = [example for example in materials.read(run).train if example.chosen is not None]
+    train = config.Train.model_validate({"recipe": "stl"})
+    return training.rows(answered, models.tokenizer(run.model), train)
+
+
+def _natural(rows: Sequence[Row], count: int) -> list[Row]:
+    """Rows of the same tokens, cut where an answer's length says; half of each is prompt."""
+    random, stream = Random(0), cycle(chain.from_iterable(row.input_ids for row in rows))
+    made = []
+    for _ in range(count):
+        length = min(LONGEST, max(4, round(random.lognormvariate(log(MEDIAN), SPREAD))))
+        ids = list(islice(stream, length))
+        made.append(Row("learn").tell(ids[: length // 2]).tell(*[ids[length // 2 :]] * 2))
+    return made
+
+
+def _step(model: Any, batch: dict[str, torch.Tensor], bf16: bool) -> None:
+    """Loss and gradients of one pass, as the training takes them."""
+    there = {name: values.to(model.device) for name, values in batch.items()}
+    attention = packing.chosen(model, config.Fit(), bf16) if "ends" in batch else None
+    with packing.attending(model, attention):
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            decoder = models.bare(model).get_decoder()
+            hidden = decoder(**packing.inputs(there), use_cache=False).last_hidden_state
+            target, head = objective.Objective(), models.head(model)
+            loss, _ = objective.weighted(hidden, there, head, target, None, (1.0, 1.0, 0.0))
+        loss.backward()
+    model.zero_grad()
+
+
+def _cut(rows: Iterable[Row]) -> list[list[int]]:
+    lengths = [len(row) for row in rows]
+    return [lengths[i : i + ROWS] for i in range(0, len(lengths), ROWS)]
+
+
+def _places(steps: Iterable[list[list[int]]]) -> int:
+    """Positions, where each pass is padded to its longest row."""
+    return sum(len(one) * max(one) for one in chain.from_iterable(steps))
+
+
+def _largest(steps: Iterable[list[list[int]]]) -> float:
+    """The tokens of a step's largest pass over those of its mean one; the mean of all steps."""
+    ratios = [len(step) * max(map(sum, step)) / sum(map(sum, step)) for step in steps]
+    return sum(ratios) / len(ratios)
