@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from demur import config, pages
+from demur import config, endpoint, pages
 
 INTRO = """# Configuration
 
@@ -36,6 +36,7 @@ train: {recipe: ta_sft}
 GROUPS: list[tuple[str, str, type[BaseModel]]] = [
     ("The run", "", config.Run),
     ("`model`", "model.", config.Model),
+    ("`model.endpoint`", "model.endpoint.", endpoint.Server),
     ("`data.train`", "data.train.", config.Prompts),
     ("`data.heldout`", "data.heldout.", config.Heldout),
     ("A source of data", "", config.Source),
@@ -95,7 +96,9 @@ def _row(prefix: str, name: str, field: FieldInfo) -> str:
 def _type(annotation: Any) -> str:
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     text = re.sub(r"(?:typing\.)?Annotated\[(\w+), [^\]]*\]", r"\1", text)
-    text = re.sub(r"typing\.|demur\.config\.|pathlib\._?l?o?c?a?l?\.?|NoneType", "", text)
+    text = re.sub(
+        r"typing\.|demur\.config\.|demur\.endpoint\.|pathlib\._?l?o?c?a?l?\.?|NoneType", "", text
+    )
     return re.sub(r"\s*\|\s*None", ", or null", text)
 
 

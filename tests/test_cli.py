@@ -158,8 +158,8 @@ def test_another_model_drops_adapter_and_revision_unless_they_are_given(
     other = cli._load(file, None, "123").model
     assert (other.name, other.adapter, other.revision) == ("123", None, None)
     assert other.dtype == "float32"
-    assert cli._load(file, ["model.revision=v2"], "é: {x}").model.revision == "v2"
-    assert cli._load(file, None, "é: {x} 😀").model.name == "é: {x} 😀"
+    assert cli._load(file, ["model.revision=v2"], "é, {x}").model.revision == "v2"
+    assert cli._load(file, None, "é, {x} 😀").model.name == "é, {x} 😀"
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])

@@ -184,7 +184,63 @@ def test_a_training_is_flat_again(file: Path) -> None:
     assert config.build(SHORT | {"train": flat}).train.flat() == flat
 
 
-def test_another_model_comes_without_adapter_and_revision(file: Path) -> None:
-    run = config.load(file, ["model={name: a, adapter: b, revision: c, dtype: float32}"])
-    other = run.model.instead("d")
-    assert (other.name, other.adapter, other.revision, other.dtype) == ("d", None, None, "float32")
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("d", {"name": "d"}),
+        ("org/d:my/adapter", {"name": "org/d", "adapter": "my/adapter"}),
+        ("d:org/adapter", {"name": "d", "adapter": "org/adapter"}),
+        (
+            "http://127.0.0.1:8000/v1#org/d",
+            {"name": "org/d", "base_url": "http://127.0.0.1:8000/v1"},
+        ),
+    ],
+)
+def test_another_model_comes_without_what_was_the_firsts(
+    file: Path, text: str, means: dict[str, str]
+) -> None:
+    first = "model={name: a, adapter: b, revision: c, tokenizer: t, trust_remote_code: true}"
+    tree = yaml.safe_load(file.read_text()) | {"train": None}
+    tree |= yaml.safe_load(first.replace("=", ": ", 1))
+    file.write_text(yaml.safe_dump(tree))
+    other = config.load(file, [], text).model
+    assert other.name == means["name"]
+    assert (other.adapter, other.revision) == (means.get("adapter"), None)
+    assert (other.tokenizer, other.trust_remote_code) == (None, True)
+    assert (other.endpoint and other.endpoint.base_url) == means.get("base_url")
+
+
+def test_a_path_with_a_colon_in_it_is_a_path(tmp_path: Path) -> None:
+    (tmp_path / "a:b").mkdir()
+    assert config.spelled(str(tmp_path / "a:b"))["name"] == str(tmp_path / "a:b")
+
+
+ADDRESS = "http://127.0.0.1:8000/v1"
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({"endpoint": "localhost:8000"}, "model.endpoint.base_url='localhost:8000'"),
+        ({"endpoint": {"base_url": ADDRESS, "api_key": "k"}}, "'model.endpoint.api_key'"),
+        ({"endpoint": f"{ADDRESS}?key=k"}, "name a key's environment variable in api_key_env"),
+        ({"endpoint": ADDRESS, "adapter": "b"}, "model.adapter does nothing to a served model"),
+        ({"endpoint": ADDRESS, "dtype": "float32"}, "model.dtype does nothing to a served model"),
+        ({"endpoint": ADDRESS, "chat_template": "plain"}, "needs model.tokenizer beside it"),
+    ],
+)
+def test_a_served_model_is_refused_what_it_cannot_have(model: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        config.build({"output": "x", "model": {"name": "a"} | model})
+    assert says in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_served_model_is_not_trained() -> None:
+    tree: dict[str, Any] = {"output": "x", "model": {"name": "a", "endpoint": ADDRESS}}
+    assert config.build(tree).trainings() == {}
+    with pytest.raises(UserError, match="a served model can be asked and not trained"):
+        config.build(tree | {"train": {"recipe": "sft"}})
+    with pytest.raises(UserError, match="variants differ from `train`, which is missing"):
+        config.build(tree | {"variants": {"half": {"lambda": 1}}})
+    with pytest.raises(UserError, match=f"--model {ADDRESS}: add the model's name there"):
+        config.spelled(ADDRESS)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import talkative
-from demur import drift, evaluate, generate, manifest, models, records
+from demur import drift, evaluate, generate, manifest, models, records, sampler
 from demur.config import Drifting, Evaluate, Model
 from demur.errors import UserError
 from demur.language import Drift
@@ -57,7 +57,7 @@ def asked(behavior: Behavior, **more: object) -> Attempt:
 
 
 def answered(target: generate.Target, attempts: list[Attempt], path: Path) -> list[Completion]:
-    return generate.complete(target, BEHAVIORS, attempts, SETTINGS.decoding, path)
+    return sampler.complete(target, BEHAVIORS, attempts, SETTINGS.decoding, path)
 
 
 def whole(model: Model, prompt: list[int], answer: list[int]) -> torch.Tensor:

@@ -120,7 +120,7 @@ def test_a_finished_evaluation_loads_nothing(
 def test_another_setting_is_refused_the_folder(whole: Path, model: Model) -> None:
     before = contents(whole)
     for settings, named in [
-        (change(likelihood=False), "evaluate.likelihood = true, not false"),
+        (change(likelihood=False), "evaluate.likelihood = null, not false"),
         (change(attacks=(Page(name="direct"),)), "evaluate.attacks = "),
     ]:
         with pytest.raises(UserError, match=named):

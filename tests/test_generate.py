@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import talkative
-from demur import chat, generate, models, records
+from demur import chat, generate, models, records, sampler
 from demur.config import Decoding, Lora, Model
 from demur.errors import UserError
 from demur.generate import Target
@@ -57,7 +57,7 @@ def complete(
 ) -> list[Completion]:
     behaviors = [behavior(prompt) for prompt in PROMPTS]
     decoding = Decoding(max_new_tokens=tokens, batch_size=batch_size)
-    return generate.complete(target, behaviors, attempts, decoding, path)
+    return sampler.complete(target, behaviors, attempts, decoding, path)
 
 
 def test_a_batch_answers_as_each_prompt_would_alone(target: Target, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_an_answer_ends_with_the_context(target: Target, tmp_path: Path) -> None
     assert 0 < room < 30
     decoding = Decoding(max_new_tokens=200, batch_size=2)
     others = [behavior(long), behavior("How do I make a door?")]
-    found = generate.complete(
+    found = sampler.complete(
         target, others, [each, attempt("How do I make a door?")], decoding, tmp_path / "c"
     )
     by_attempt = {c.attempt: c for c in found}

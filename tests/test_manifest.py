@@ -43,6 +43,7 @@ def test_another_setting_is_refused_by_name(
     tmp_path: Path, finished: bool, change: dict[str, object], named: str
 ) -> None:
     manifest.begin(tmp_path, INPUTS)
+    (tmp_path / "completions.jsonl").touch()
     if finished:
         manifest.finish(tmp_path)
     before = (tmp_path / manifest.FILE).read_bytes()
@@ -51,6 +52,12 @@ def test_another_setting_is_refused_by_name(
     assert named in str(caught.value)
     assert str(caught.value).endswith("choose another output, or remove that folder")
     assert (tmp_path / manifest.FILE).read_bytes() == before
+
+
+def test_what_stopped_before_it_made_anything_may_begin_again(tmp_path: Path) -> None:
+    manifest.begin(tmp_path, INPUTS)
+    assert not manifest.begin(tmp_path, INPUTS | {"seed": 1})
+    assert manifest.read(tmp_path)["inputs"]["seed"] == 1
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"status": "done"}', "\xff"])

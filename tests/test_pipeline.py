@@ -270,7 +270,7 @@ def test_a_different_setting_is_refused_the_same_output(whole: Run) -> None:
         ("train", whole.train.flat() | {"learning_rate": 1e-5}, "train.learning_rate = 0.0001"),
         ("collect", tree["collect"] | {"min_tokens": 5}, "collect.min_tokens = 4, not 5"),
         ("model", tree["model"] | {"dtype": "float32"}, 'model.dtype = "auto", not "float32"'),
-        ("evaluate", tree["evaluate"] | {"likelihood": False}, "evaluate.likelihood = true"),
+        ("evaluate", tree["evaluate"] | {"likelihood": False}, "evaluate.likelihood = null"),
         ("seed", 1, "seed = 0, not 1"),
     ]
     for key, value, named in changes:
@@ -421,7 +421,7 @@ def test_variants_stand_beside_and_any_model_can_be_measured(
     assert manifest.read(copy / "train" / "plain")["recipe"] == "sft"
     lone = Path(shutil.copytree(copy / "train" / "after", tmp_path / "lone"))
     assert not list(lone.glob("model*"))
-    [folder] = pipeline.evaluate_all(run, model=str(lone))
+    [folder] = pipeline.evaluate_all(run, model=Model(name=str(lone)))
     assert folder.parent == copy / "evaluate"
     for name in ("completions", "verdicts", "likelihood"):
         mine = (folder / f"{name}.jsonl").read_bytes()
@@ -432,7 +432,7 @@ def test_variants_stand_beside_and_any_model_can_be_measured(
 
 def test_a_measured_model_needs_no_starting_model(tree: dict[str, Any], talker: Path) -> None:
     run = config.build(tree | {"model": {"name": "no-such-org/no-such-model"}})
-    [folder] = pipeline.evaluate_all(run, model=str(talker))
+    [folder] = pipeline.evaluate_all(run, model=Model(name=str(talker)))
     assert manifest.read(folder)["model"]["name"] == str(talker)
 
 

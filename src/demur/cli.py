@@ -13,7 +13,7 @@ import typer
 from demur.errors import UserError
 
 if TYPE_CHECKING:
-    from demur.config import Run
+    from demur.config import Model, Run
 
 
 def _example(command: str) -> str:
@@ -36,7 +36,8 @@ Overrides = Annotated[
     typer.Argument(help="Settings to change, e.g. train.lambda=0.5 seed=1", show_default=False),
 ]
 ModelName = Annotated[
-    str | None, typer.Option("--model", help="Start from this folder or hub id instead.")
+    str | None,
+    typer.Option("--model", help="Start from this instead: a folder or hub id, X:adapter."),
 ]
 Training = Annotated[
     str | None,
@@ -57,11 +58,18 @@ def main() -> None:
 def _load(config: Path, overrides: list[str] | None, model: str | None = None) -> Run:
     from demur import config as configuration
 
-    instead = []
-    if model is not None:  # an adapter or a revision is the configured model's own
-        name = json.dumps(model, ensure_ascii=False)
-        instead = [f"model.name={name}", "model.adapter=null", "model.revision=null"]
-    return configuration.load(config, [*instead, *(overrides or [])])
+    return configuration.load(config, overrides or [], model)
+
+
+def _measured(
+    config: Path, overrides: list[str] | None, model: str | None
+) -> tuple[Run, Model | None]:
+    """The run whose questions are asked, and another model to ask them: ``model.*`` is its own."""
+    if model is None:
+        return _load(config, overrides), None
+    given = overrides or []
+    run = [text for text in given if not text.startswith("model.")]
+    return _load(config, run), _load(config, [*given, "train=null", "variants={}"], model).model
 
 
 @app.command(epilog=_example("demur run configs/demo.yaml --model path/or/hub-id output=runs/mine"))
@@ -98,7 +106,11 @@ def evaluate(
     config: Config,
     overrides: Overrides = None,
     model: Annotated[
-        str | None, typer.Option("--model", help="Measure this folder or hub id instead.")
+        str | None,
+        typer.Option(
+            "--model",
+            help="Measure this instead: a folder or hub id, X:adapter, http://host/v1#served-name.",
+        ),
     ] = None,
     only: Training = None,
     checkpoints: Annotated[
@@ -114,11 +126,11 @@ def evaluate(
     from demur import pipeline
 
     _refuse_apart(checkpoints, model, limit)
-    chosen = _load(config, overrides)
+    chosen, other = _measured(config, overrides, model)
     if checkpoints:
         folders = steps.evaluate(chosen, only, limit)
     else:
-        folders = pipeline.evaluate_all(chosen, model, only)
+        folders = pipeline.evaluate_all(chosen, other, only)
     if json_:
         _print_figures(folders)
         return

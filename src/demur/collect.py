@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from demur import evaluate, generate, manifest, models, records, sources
+from demur import evaluate, manifest, models, records, sampler, sources
 from demur.attacks import direct
 from demur.config import Collect, Decoding, Model, Page
 from demur.errors import UserError
@@ -49,7 +49,7 @@ def collect(task: Task, out: Path) -> None:
     held = [b for b in task.heldout if not (b.unsafe or b.answer)]
     if manifest.begin(out, task.inputs(), {"model": task.model.model_dump()}):
         return
-    target = generate.target(task.model) if asked or held else None
+    target = sampler.sampler(task.model) if asked or held else None
     answers = _answers(target, asked, task.settings.decoding, out / "train.completions.jsonl")
     known = _answers(target, held, task.decoding, out / "heldout.completions.jsonl")
     examples = _examples(task.train, answers, task.settings)
@@ -70,7 +70,7 @@ def _answers(
     attempts = list(direct.attack(behaviors, target, direct.Settings()))
     if not attempts:
         return {}
-    answers = generate.complete(target, behaviors, attempts, decoding, path)
+    answers = sampler.complete(target, behaviors, attempts, decoding, path)
     verdicts = evaluate.judge(answers, JUDGES, path.with_name(path.stem + ".verdicts.jsonl"))
     usable = {"complied", "intact"}
     out = {v.completion for v in verdicts if v.label not in usable}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import yaml
 from pydantic import (
@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from demur import pages
+from demur.endpoint import Server
 from demur.errors import UserError
 from demur.records import Kind
 
@@ -74,24 +75,56 @@ class Data(Settings):
 
 
 class Model(Settings):
-    """The model to start from."""
+    """The model to start from, or to measure."""
 
-    name: str = Field(description="a path, a hub id, or `smollm2-135m-instruct` (packaged)")
+    name: str = Field(
+        description="a path, a hub id, `smollm2-135m-instruct` (packaged), or what `endpoint` "
+        "calls it"
+    )
+    endpoint: Server | None = Field(
+        None, description="where it is served: an address, or settings (below); null: loaded here"
+    )
     adapter: str | None = Field(None, description="a PEFT adapter to start from: path or hub id")
     revision: str | None = Field(None, description="branch, tag or commit of a hub model")
+    tokenizer: str | None = Field(
+        None, description="where its tokenizer lies: path or hub id; null: with the model"
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="weights in memory; `auto`: bfloat16 on a GPU that has it, else float32"
     )
     chat_template: str | None = Field(
         None,
         description="a Jinja file, `plain` for none, `derta` for that paper's text; "
-        "null takes the tokenizer's own",
+        "null takes the tokenizer's own, an endpoint's its server's",
     )
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
 
-    def instead(self, name: str) -> Model:
-        """Another model read in the same way; adapter and revision belong to this one alone."""
-        return self.model_copy(update={"name": name, "adapter": None, "revision": None})
+    @model_validator(mode="after")
+    def _served(self) -> Self:
+        """What belongs to weights says nothing of a served model."""
+        idle = [k for k in ("adapter", "revision") if getattr(self, k)]
+        idle += ["dtype"] if self.dtype != "auto" else []
+        if self.endpoint and idle:
+            raise UserError(f"model.{idle[0]} does nothing to a served model: set it at the server")
+        if self.endpoint and self.chat_template and not self.tokenizer:
+            raise UserError("model.chat_template of a served model needs model.tokenizer beside it")
+        return self
+
+
+def spelled(text: str) -> dict[str, Any]:
+    """The settings that ``--model`` means: ``model``, ``model:adapter`` or ``http://…/v1#model``.
+
+    What belonged to another model (its adapter, revision and tokenizer) is set to null.
+    Raises UserError for an address without a name.
+    """
+    none = dict.fromkeys(("adapter", "revision", "tokenizer", "endpoint"))
+    if re.match(r"https?://", text):
+        address, _, name = text.partition("#")
+        if not name:
+            raise UserError(f"--model {text}: add the model's name there, as {text}#name")
+        return none | {"name": name, "endpoint": {"base_url": address}, "dtype": "auto"}
+    name, _, adapter = (text, "", "") if Path(text).exists() else text.partition(":")
+    return none | {"name": name, "adapter": adapter or None}
 
 
 class Decoding(Settings):
@@ -235,7 +268,10 @@ class Evaluate(Settings):
         description="pages of `judges`",
     )
     decoding: Decoding = Field(Decoding(max_new_tokens=512), description="how answers are decoded")
-    likelihood: bool = Field(True, description="score the starting model's held-out answers")
+    likelihood: bool | None = Field(
+        None,
+        description="score the starting model's held-out answers; null: where the weights are here",
+    )
     drift: Drifting | None = Field(
         Drifting(), description="score answers under the starting model too; null: do not"
     )
@@ -251,7 +287,7 @@ class Run(Settings):
     model: Model
     data: Data = Field(Data(), description="see below")
     collect: Collect = Field(Collect(), description="see below")
-    train: Train = Field(description="see below")
+    train: Train | None = Field(None, description="see below; null trains nothing, and measures")
     variants: dict[str, dict[str, Any]] = Field(
         {}, description="more trainings from the same data: a name, and what differs in `train`"
     )
@@ -269,7 +305,19 @@ class Run(Settings):
         return variants
 
     def trainings(self) -> dict[str, Train]:
-        """Every training of this run by name; ``after`` is the one under ``train``."""
+        """Every training of this run by name; ``after`` is the one under ``train``.
+
+        Raises UserError for a training that cannot be: of no settings, or of a served model.
+        """
+        if self.train is None:
+            if self.variants:
+                raise UserError("variants differ from `train`, which is missing: write it")
+            return {}
+        if self.model.endpoint:
+            raise UserError(
+                f"model.endpoint={self.model.endpoint.base_url}: a served model can be asked and "
+                "not trained; name its weights, or take `train` out to measure it"
+            )
         return {"after": self.train} | {
             name: _variant(name, self.train, changes) for name, changes in self.variants.items()
         }
@@ -303,12 +351,17 @@ def _text(where: str, value: Any) -> str:
     raise UserError(f"{where}={value!r:.60}: write a name here")
 
 
-def load(path: Path | str, overrides: Sequence[str] = ()) -> Run:
+def load(path: Path | str, overrides: Sequence[str] = (), model: str | None = None) -> Run:
     """Read a run from YAML and apply ``dotted.key=value`` overrides (values are YAML too).
 
+    ``model`` stands in for the configured one, as ``--model`` spells it; overrides come after.
     Raises UserError, one line, for a missing file, unreadable YAML or any setting refused.
     """
-    return build(_merge(_read(Path(path)), overrides), str(path))
+    tree = _read(Path(path))
+    if model is not None:
+        for key, value in spelled(model).items():
+            _put(tree, ["model", key], value, f"--model {model}")
+    return build(_merge(tree, overrides), str(path))
 
 
 def build(tree: dict[str, Any], origin: str = "configuration") -> Run:
@@ -317,7 +370,7 @@ def build(tree: dict[str, Any], origin: str = "configuration") -> Run:
         run = Run.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{origin}: {explain(error, Run)}") from None
-    run.trainings()  # refuses a wrong variant now
+    run.trainings()  # refuses a wrong variant now, and a served model
     return run
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -86,6 +86,20 @@ class Service(Endpoint):
         return self
 
 
+class Server(Endpoint):
+    """Where a model under test is served, how patiently it is asked, and how."""
+
+    timeout: float = Field(600.0, gt=0, description="seconds a whole answer may take")
+    prompts: Literal["text", "ids"] = Field(
+        "text",
+        description="how a prompt that demur renders is sent; `ids` are exact, where a server "
+        "takes them (vLLM, SGLang, llama.cpp)",
+    )
+    extra: dict[str, Any] = Field(
+        {"temperature": 0}, description="what else a request says; a null takes a key out of it"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Unanswered:
     """Why there is no reply, and whether and from when (seconds) another try may help."""
@@ -96,6 +110,36 @@ class Unanswered:
 
 
 Reply = Mapping[str, Any] | Unanswered
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The text of a reply; ``tokens`` counts what was generated, None where it is not told."""
+
+    text: str
+    finish: Literal["stop", "length"]
+    tokens: int | None
+
+
+def said(reply: Reply) -> Said | Unanswered:
+    """What a chat completion or a completion says, or why it is no answer of the model.
+
+    A filter's or a tool's stop is none: what came before it is not what the model would say.
+    """
+    if isinstance(reply, Unanswered):
+        return reply
+    try:
+        choice, usage = reply["choices"][0], reply.get("usage") or {}
+        text = choice["message"]["content"] if "message" in choice else choice["text"]
+        finish, tokens = choice.get("finish_reason") or "stop", usage.get("completion_tokens")
+    except (KeyError, IndexError, TypeError, AttributeError):
+        return Unanswered("no text in the reply")
+    if not isinstance(text, str):
+        return Unanswered(f"no text in the reply, finish_reason {finish!r:.40}")
+    if finish not in ("stop", "length"):
+        return Unanswered(f"the answer was stopped: finish_reason {finish!r:.40}")
+    cut: Literal["stop", "length"] = "length" if finish == "length" else "stop"
+    return Said(text, cut, tokens if type(tokens) is int else None)
 
 
 def ask(settings: Endpoint, path: str, bodies: Iterable[Mapping[str, Any]]) -> Iterator[Reply]:

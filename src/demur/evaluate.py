@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from demur import config, language, manifest, models, pages, records
+from demur import config, language, manifest, models, pages, records, sampler
 from demur.attempts import attempted
 from demur.config import Evaluate, Model, Page
 from demur.errors import UserError
@@ -36,9 +36,9 @@ def evaluate(
     unscored than ``max_unscored`` allows.
     """
     check(settings, behaviors)
+    _refuse_weightless(model, settings)
     models.check(model)
-    tokenizer = models.tokenizer(model)
-    start = start if settings.drift else None
+    start = start if settings.drift and not model.endpoint else None
     inputs = {
         "model": models.identity(model),
         "behaviors": manifest.of(behaviors),
@@ -46,21 +46,28 @@ def evaluate(
         "seed": seed,
     }
     if start is not None:
-        _check_start(start, tokenizer)
+        _check_start(start, model)
         inputs["start"] = models.identity(start)
     if files := _files(settings):
         inputs["files"] = files
-    template = models.template_hash(tokenizer)
+    template = models.template_of(model)
     facts = {"model": model.model_dump(), "chat_template": template, "seed": seed}
     if manifest.begin(out, inputs, facts):
         return
-    records.write(out / "behaviors.jsonl", behaviors)
     completions, trace = _ask(model, behaviors, settings, out, seed, known, start)
     if trace is not None:
         _drift(trace, model, start, out)
     verdicts = judge(completions, settings.judges, out / "verdicts.jsonl")
     _refuse_doubt(verdicts, settings.max_unscored)
     manifest.finish(out, completions=len(completions), verdicts=len(verdicts))
+
+
+def _refuse_weightless(model: Model, settings: Evaluate) -> None:
+    if model.endpoint and settings.likelihood:
+        raise UserError(
+            f"evaluate.likelihood=true needs the weights, and {model.name!r} is served at "
+            f"{model.endpoint.base_url}: leave it null"
+        )
 
 
 def check(settings: Evaluate, behaviors: Iterable[Behavior] = ()) -> None:
@@ -103,22 +110,24 @@ def _ask(
     start: Model | None,
 ) -> tuple[list[Completion], Trace | None]:
     """What takes the model; what it returns holds no more of it than its output layer."""
-    from demur import drift, generate
-
-    target = generate.target(model)
+    target: Any = sampler.sampler(model)
     attacks = [_page("attacks", chosen) for chosen in settings.attacks]
     attempts = attempted(attacks, behaviors, target, out, seed)
+    target.check(attempts)
+    records.write(out / "behaviors.jsonl", behaviors)
     records.write(out / "attempts.jsonl", attempts)
     path = out / "completions.jsonl"
     if not path.exists():
         wanted = {attempt.id for attempt in attempts}
         records.write(path, [c for c in known if c.attempt in wanted and c.model == target.name])
-    completions = generate.complete(target, behaviors, attempts, settings.decoding, path)
+    completions = sampler.complete(target, behaviors, attempts, settings.decoding, path)
     if not (likely := out / "likelihood.jsonl").exists():
-        found = _likelihood(target, behaviors) if settings.likelihood else []
-        records.write(likely, found)
+        wants = settings.likelihood is not False and not model.endpoint
+        records.write(likely, _likelihood(target, behaviors) if wants else [])
     if start is None or settings.drift is None or (out / language.FILE).exists():
         return completions, None
+    from demur import drift
+
     return completions, drift.trace(target, attempts, completions, settings.drift)
 
 
@@ -129,10 +138,10 @@ def _drift(trace: Trace, model: Model, start: Model | None, out: Path) -> None:
     records.write(out / language.FILE, drift.measure(trace, None if same else start))
 
 
-def _check_start(start: Model, tokenizer: Any) -> None:
+def _check_start(start: Model, model: Model) -> None:
     """A distribution over other tokens cannot be compared. Raises UserError before weights."""
     models.check(start)
-    if models.tokenizer(start).get_vocab() != tokenizer.get_vocab():
+    if models.tokenizer(start).get_vocab() != models.tokenizer(model).get_vocab():
         raise UserError(
             f"start={start.name!r} has another vocabulary than the model: set evaluate.drift=null"
         )

@@ -6,9 +6,8 @@ alone, never on where an earlier run stopped, so a resumed file equals an undist
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,8 +16,8 @@ from transformers import DynamicCache
 from demur import chat, losses, models, records
 from demur.config import Decoding, Model
 from demur.errors import UserError
-from demur.progress import Bar
-from demur.records import Attempt, Behavior, Completion, Message
+from demur.records import Attempt, Message
+from demur.sampler import Answer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,32 +28,26 @@ class Target:
     tokenizer: Any
     name: str
 
+    def check(self, attempts: Sequence[Attempt]) -> None:
+        """Raises UserError for an attempt that fills the model's whole context."""
+        for attempt in attempts:
+            prompt(self, attempt)
+
+    def answers(
+        self, attempts: Sequence[Attempt], have: Set[str], decoding: Decoding
+    ) -> Iterator[Sequence[Answer]]:
+        """Greedy answers, batch by batch; a batch is decoded whole if one of it is missing."""
+        for batch in _batches(self, attempts, decoding.batch_size):
+            if {attempt.id for attempt, _ in batch} - have:
+                found = _answer(self, batch, decoding.max_new_tokens)
+                yield [answer for answer in found if answer.attempt.id not in have]
+
 
 def target(settings: Model) -> Target:
     """Load a model to ask. Raises UserError if its tokenizer or weights cannot be used."""
     tokenizer = models.tokenizer(settings)
     model = models.merged(models.load(settings))
     return Target(model, tokenizer, models.fingerprint_of(settings))
-
-
-def complete(
-    target: Target,
-    behaviors: Sequence[Behavior],
-    attempts: Sequence[Attempt],
-    decoding: Decoding,
-    path: Path,
-) -> list[Completion]:
-    """Answer every attempt, appending batch by batch to ``path``; what is there is kept."""
-    asked = {behavior.id: behavior for behavior in behaviors}
-    done = records.resume(path, Completion)
-    have = {completion.attempt for completion in done}
-    with Bar(f"answering ({path.parent.name})", len(attempts), len(have)) as bar:
-        for batch in _batches(target, attempts, decoding.batch_size):
-            if missing := {attempt.id for attempt, _ in batch} - have:
-                answers = _answer(target, asked, batch, decoding)
-                records.append(path, [a for a in answers if a.attempt in missing])
-                bar.advance(len(missing))
-    return records.read(path, Completion) if attempts else []
 
 
 Asked = tuple[Attempt, list[int]]
@@ -90,41 +83,22 @@ def context_of(target: Target) -> int:
     return int(getattr(settings, "max_position_embeddings", None) or 1 << 30)
 
 
-def _answer(
-    target: Target, asked: dict[str, Behavior], batch: Sequence[Asked], decoding: Decoding
-) -> list[Completion]:
+def _answer(target: Target, batch: Sequence[Asked], max_new_tokens: int) -> list[Answer]:
     prompts = [ids for _, ids in batch]
-    answers = greedy(target, prompts, decoding.max_new_tokens)
-    limits = _limits(target, prompts, decoding.max_new_tokens)
+    answers = greedy(target, prompts, max_new_tokens)
+    limits = _limits(target, prompts, max_new_tokens)
     return [
-        _completion(target, asked[attempt.behavior], attempt, prompt, ids, limit)
+        _said(target, attempt, prompt, ids, limit)
         for (attempt, prompt), ids, limit in zip(batch, answers, limits, strict=True)
     ]
 
 
-def _completion(
-    target: Target,
-    behavior: Behavior,
-    attempt: Attempt,
-    prompt: list[int],
-    ids: list[int],
-    limit: int,
-) -> Completion:
+def _said(
+    target: Target, attempt: Attempt, prompt: list[int], ids: list[int], limit: int
+) -> Answer:
     goes_on = bool(attempt.prefill) or attempt.raw
-    return Completion(
-        attempt=attempt.id,
-        behavior=behavior.id,
-        kind=behavior.kind,
-        attack=attempt.attack,
-        variant=attempt.variant,
-        prompt=behavior.prompt,
-        prefill=attempt.prefill,
-        text=text(target.tokenizer, ids, after=prompt[-1:] if goes_on else []),
-        tokens=len(ids),
-        finish="length" if len(ids) == limit else "stop",
-        model=target.name,
-        expected=behavior.answer if behavior.kind == "task" else None,
-    )
+    said = text(target.tokenizer, ids, after=prompt[-1:] if goes_on else [])
+    return Answer(attempt, said, len(ids), "length" if len(ids) == limit else "stop")
 
 
 def text(tokenizer: Any, ids: list[int], after: list[int]) -> str:

@@ -37,9 +37,14 @@ def begin(folder: Path, inputs: Mapping[str, Any], facts: Mapping[str, Any] | No
 
 
 def done(folder: Path, inputs: Mapping[str, Any]) -> bool:
-    """Whether a stage has been finished. Raises UserError if it was made from other inputs."""
+    """Whether a stage has been finished. Raises UserError if it was made from other inputs.
+
+    A running stage that has left nothing beside its manifest was made from nothing yet.
+    """
     found, told = read(folder), _plain(inputs)
     if found and found["inputs"] != told:
+        if found["status"] == "running" and [f.name for f in folder.iterdir()] == [FILE]:
+            return False
         raise UserError(
             f"{folder} was made with {_difference(found['inputs'], told)}: "
             "choose another output, or remove that folder"

@@ -34,13 +34,14 @@ def prepare(config: Run) -> Materials:
     Raises UserError for data that cannot be read, training prompts that are also held out, a
     model without tokenizer, chat template or weights, rows without a target, settings of a page.
     """
-    found = read(config)
-    tokenizer = models.tokenizer(config.model)
-    kinds = {
-        name: _kinds(found.train, tokenizer, training, config.seed)
-        for name, training in config.trainings().items()
-        if found.train
-    }
+    found, kinds = read(config), {}
+    if not config.model.endpoint:
+        tokenizer = models.tokenizer(config.model)
+        kinds = {
+            name: _kinds(found.train, tokenizer, training, config.seed)
+            for name, training in config.trainings().items()
+            if found.train
+        }
     models.check(config.model)
     return replace(found, kinds=kinds)
 

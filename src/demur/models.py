@@ -60,7 +60,9 @@ def tokenizer(settings: Model) -> PreTrainedTokenizerBase:
     where = _home_of_tokenizer(settings)
     try:
         found = AutoTokenizer.from_pretrained(
-            where, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+            where,
+            revision=None if settings.tokenizer else settings.revision,
+            trust_remote_code=settings.trust_remote_code,
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise _refusal(settings, "has no usable tokenizer", error) from None
@@ -77,6 +79,13 @@ def tokenizer(settings: Model) -> PreTrainedTokenizerBase:
 
 def _home_of_tokenizer(settings: Model) -> str:
     """Where the tokenizer lies: with the model, or with the base model of a lone adapter."""
+    if settings.tokenizer:
+        return locate(settings.tokenizer)
+    if settings.endpoint:
+        raise UserError(
+            f"model {settings.name!r} is served: set model.tokenizer to its tokenizer (path or "
+            "hub id), so that demur can render the text that the server is to continue"
+        )
     for name in (settings.name, resolve(settings).name):
         where = locate(name)
         if not Path(where).is_dir() or _files(where, TOKENIZER):
@@ -101,13 +110,20 @@ def template_hash(found: PreTrainedTokenizerBase) -> str:
     return fingerprint(found.chat_template)
 
 
+def template_of(settings: Model) -> str | None:
+    """The `template_hash` of a model; None for a server that keeps its template to itself."""
+    if settings.endpoint and not settings.tokenizer:
+        return None
+    return template_hash(tokenizer(settings))
+
+
 def resolve(settings: Model) -> Model:
     """A folder that holds an adapter alone stands for its base model with that adapter.
 
     Raises UserError if the adapter does not name its base, or a second adapter is asked for.
     """
     card = Path(settings.name).expanduser() / "adapter_config.json"
-    if not card.is_file():
+    if settings.endpoint or not card.is_file():
         return settings
     if settings.adapter:
         raise UserError(f"model.name={settings.name!r} is an adapter itself: drop model.adapter")
@@ -118,7 +134,13 @@ def resolve(settings: Model) -> Model:
 
 
 def check(settings: Model) -> None:
-    """Raises UserError unless a local model and its adapter have weights; none are read."""
+    """Raises UserError unless a local model and its adapter have weights; none are read.
+
+    Of a served model it is the key that has to be there; nobody is asked yet.
+    """
+    if settings.endpoint:
+        settings.endpoint.key()
+        return
     for folder in _folders(settings):
         if folder.is_dir() and not _files(folder, WEIGHTS):
             raise UserError(f"{folder}: no weights in it (*.safetensors); is it the right folder?")
@@ -282,12 +304,17 @@ def head(model: Any) -> Head:
 def identity(settings: Model) -> dict[str, Any]:
     """What tells two models apart: a hub id by its name and revision, a folder by what it holds.
 
-    A folder may be moved and is the same model; trained on, it is another.
+    A folder may be moved and is the same model; trained on, it is another. A served model is its
+    address, its name there and what requests say; how patiently it is asked makes no other.
     """
     found = resolve(settings)
     template = settings.chat_template and fingerprint(_template(settings.chat_template))
-    named = {key: _held(name) for key in ("name", "adapter") if (name := getattr(found, key))}
-    return found.model_dump() | named | {"chat_template": template}
+    local = () if settings.endpoint else ("name", "adapter")
+    named = {key: _held(name) for key in (*local, "tokenizer") if (name := getattr(found, key))}
+    told = found.model_dump(exclude={"endpoint", "tokenizer"}) | named | {"chat_template": template}
+    if settings.endpoint:
+        told["endpoint"] = settings.endpoint.model_dump(include={"base_url", "prompts", "extra"})
+    return told
 
 
 def fingerprint_of(settings: Model) -> str:

@@ -17,7 +17,8 @@ from demur.records import Behavior, Completion, Example
 def run(config: Run) -> Path:
     """Do everything a configuration asks for, or what is left of it; returns the report's page."""
     materials = prepare(config)
-    _need("data.train", materials.train)
+    if config.train:
+        _need("data.train", materials.train)
     _need("data.heldout", materials.heldout)
     collect(config, materials)
     evaluate(config, "before", config.model, materials, start=config.model)
@@ -150,11 +151,12 @@ def heldout(config: Run, materials: Materials) -> tuple[list[Behavior], list[Com
     return list(materials.heldout), []
 
 
-def evaluate_all(config: Run, model: str | None = None, only: str | None = None) -> Iterator[Path]:
+def evaluate_all(
+    config: Run, model: Model | None = None, only: str | None = None
+) -> Iterator[Path]:
     """Measure what the run has: the starting model and its trainings, or one ``model`` alone."""
     if model is not None:
-        name = "-".join(part for part in Path(model).parts if part.strip("./~"))
-        yield evaluate(config, name, config.model.instead(model), read(config))
+        yield evaluate(config, folder_name(model), model, read(config))
         return
     materials = prepare(config)
     if only is None:
@@ -163,22 +165,36 @@ def evaluate_all(config: Run, model: str | None = None, only: str | None = None)
         yield evaluate(config, name, trained(config, name, materials), materials, config.model)
 
 
+def folder_name(model: Model) -> str:
+    """A model as the name of a folder: of a path its parts, then those of its adapter."""
+    where = Path(model.name) if model.name.strip("./~") else Path(model.name).resolve()
+    parts = [*where.parts, *Path(model.adapter or "").parts]
+    return "-".join(part for part in parts if part.strip("./~"))
+
+
 def names(config: Run, only: str | None = None) -> list[str]:
     """The run's trainings by name, or the one asked for. Raises UserError if there is none so."""
     known = list(config.trainings())
+    if only is not None and not known:
+        raise UserError(f"--only {only}: the run trains nothing; add `train` to its configuration")
     if only is not None and only not in known:
         raise UserError(pages.unknown("training", only, known))
     return known if only is None else [only]
 
 
 def report(config: Run) -> Path:
-    """Stage `report`: every evaluation and training of the run on one page."""
+    """Stage `report`: every evaluation and training of the run on one page.
+
+    Where only other models were measured, it is about those.
+    """
     from demur import report as page
     from demur.report.card import Origin
 
     trainings = {name: config.output / "train" / name for name in config.trainings()}
-    own = ["before", *trainings]
-    others = [name for name in _evaluated(config) if name not in own]
+    own, found = ["before", *trainings], _evaluated(config)
+    others = [name for name in found if name not in own]
+    if others and len(others) == len(found):
+        own, trainings = [], {}
     evaluations = {name: config.output / "evaluate" / name for name in [*own, *others]}
     title, steps = config.title or config.output.name, _along(config)
     out, origin = config.output / "report", Origin(config.model.name, _hub_sources(config))
