@@ -30,6 +30,7 @@ GUESTS = {
     "httpx2": {"endpoint"},
     "gguf": set[str](),
     "accelerate": {"training"},
+    "triton": {"fused_triton"},
     "py3langid": {"judges._breakage"},
     "typer": {"cli"},
 }

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -137,11 +139,12 @@ def _emd(cosine: Tensor, mass: _Mass) -> _Pull:
 
 
 def _bound(
-    q: Tensor, y: Tensor, mass: _Mass, support: Support, toward: Toward, constant: float
+    z: Tensor, y: Tensor, mass: _Mass, support: Support, toward: Toward, constant: float
 ) -> _Pull:
     """-constant · ‖u‖², u = μ - ê_y = (1 - P_S(y)) (Σ q ê - ê_y); c_w = ⟨ê_w, u⟩ into toward."""
-    at_y, rows = unit_rows(support, y, q.dtype), toward.rows
-    mean = back(torch.mul(q, support.inverse_norm, out=rows), support.embedding)  # Σ q ê
+    at_y, rows = unit_rows(support, y, z.dtype), toward.rows
+    shares = _shares(z, mass.others, rows).mul_(support.inverse_norm)
+    mean = back(shares, support.embedding)  # Σ q ê
     u = mass.share[:, None] * (mean - at_y)
     onto(u, support.embedding, rows).mul_(support.inverse_norm)
     emd = mass.share * (1 - (mean * at_y).sum(1))
@@ -195,7 +198,12 @@ def _embedding(weight: Tensor, pull: _Pull, mass: _Mass) -> _Push:
 def _soften(
     z: Tensor, block: Tensor, toward: Toward | None = None, energy: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """z becomes q = softmax(z); log Σ e^z and, where asked, Σ q z and Σ q c come back; [n]."""
+    """log Σ e^z and, where asked, Σ q z and Σ q c for q = softmax(z); [n].
+
+    What z becomes is for `_shares` and `_tilt` to know: here q, but a kernel leaves it.
+    """
+    if kernel := _kernel(z):
+        return kernel.soften(z, *_given(toward))  # type: ignore[no-any-return]
     total, mean, along = (z.new_zeros(len(z)) for _ in range(3))
     for part in pieces(len(z), len(block)):
         rows, q = z[part], block[: part.stop - part.start]
@@ -209,8 +217,13 @@ def _soften(
     return total, mean, along
 
 
+def _shares(z: Tensor, total: Tensor, out: Tensor) -> Tensor:
+    """q, after `_soften`."""
+    return torch.sub(z, total[:, None], out=out).exp_() if _kernel(z) else out.copy_(z)
+
+
 def _tilt(
-    q: Tensor,
+    z: Tensor,
     total: Tensor,
     block: Tensor,
     head: Head,
@@ -218,17 +231,42 @@ def _tilt(
     toward: Toward | None = None,
     along: Tensor | None = None,
 ) -> None:
-    """q becomes q (flat + along · c), times the head's slope at z = log q + total."""
-    for part in pieces(len(q), len(block)):
-        rows, factor = q[part], block[: part.stop - part.start]
+    """After `_soften`, z becomes q (flat + along · c), times the head's slope at the logit."""
+    if toward is None or along is None:
+        toward, gain = None, None
+    else:
+        gain = along * toward.unit
+    if kernel := _kernel(z):
+        rows, which, _ = _given(toward)
+        return kernel.tilt(z, total, flat, head.softcap, rows, which, gain)  # type: ignore[no-any-return]
+    for part in pieces(len(z), len(block)):
+        rows, factor = z[part], block[: part.stop - part.start]
         slope = head.slope(rows.log() + total[part, None]) if head.softcap else None
-        if toward is None or along is None:
+        if toward is None or gain is None:
             rows.mul_(flat[part, None])
         else:
-            gain = along[part, None] * toward.unit
-            rows.mul_(toward.take(part, factor).mul_(gain).add_(flat[part, None]))
+            rows.mul_(toward.take(part, factor).mul_(gain[part, None]).add_(flat[part, None]))
         if slope is not None:
             rows.mul_(slope)
+    return None
+
+
+def _given(toward: Toward | None) -> tuple[Tensor | None, Tensor | None, float]:
+    return (None, None, 1.0) if toward is None else (toward.rows, toward.which, toward.unit)
+
+
+def _kernel(z: Tensor) -> Any:
+    """Triton's way to both passes where there is one."""
+    return _triton(z.device) if z.is_cuda and z.dtype == torch.float32 else None
+
+
+@cache
+def _triton(device: torch.device) -> Any:
+    try:
+        from demur import fused_triton
+    except ImportError:
+        return None
+    return fused_triton if fused_triton.works(device) else None
 
 
 def pieces(total: int, most: int) -> Iterator[slice]:
