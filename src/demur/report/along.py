@@ -95,8 +95,7 @@ def value(name: str, run: Training, what: str) -> float:
 
 
 def drawings(of: Mapping[int, Sequence[Point]]) -> dict[str, str]:
-    """What is declined rightly against what wrongly; then along x what
-    should be low, and the tasks solved.
+    """What is declined rightly against what wrongly; then rates along x.
 
     Lines go by the place of a model, whose colour they have.
     """
