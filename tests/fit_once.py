@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,9 +17,27 @@ from demur import config, models, records, training
 from demur.records import Example
 
 
+def _shard_on_cpus() -> None:
+    """accelerate shards on devices alone and passes by FSDP on CPUs without a word: make it."""
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import DistributedType
+
+    usual = AcceleratorState.__init__
+
+    def init(self: Any, *args: Any, fsdp_plugin: Any = None, **options: Any) -> None:
+        usual(self, *args, fsdp_plugin=fsdp_plugin, **options)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            PartialState._shared_state["distributed_type"] = self.distributed_type
+
+    AcceleratorState.__init__ = init
+
+
 def main(job: Path) -> None:
     told = json.loads(job.read_text())
     torch.set_num_threads(1)
+    if os.environ.get("ACCELERATE_USE_FSDP"):
+        _shard_on_cpus()
     processes = int(os.environ.get("WORLD_SIZE", 1))
     settings = config.Train.model_validate(
         told["train"] | {"batch_size": told["rows_per_step"] // processes}

@@ -87,6 +87,25 @@ def refusal(tree: dict[str, Any]) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize("verb", ["run", "collect", "evaluate", "report"])
+def test_only_a_training_is_for_many_processes(
+    verb: str, tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    run = config.build(tree)
+    more = ("before", run.model) if verb == "evaluate" else ()
+    with pytest.raises(UserError, match=f"`demur {verb}` runs on one process and 8 were started"):
+        getattr(pipeline, verb)(run, *more)
+    assert not run.output.exists()
+
+
+def test_deepspeed_finds_no_lambda(tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    tree["train"]["lambda"] = "auto"
+    with pytest.raises(UserError, match="DeepSpeed does not hand out"):
+        pipeline.train(config.build(tree))
+
+
 def test_a_run_leaves_everything_where_it_is_documented(whole: Run) -> None:
     out = whole.output
     assert all((out / name).stat().st_size for name in RESULTS)

@@ -93,12 +93,14 @@ def train(
     config: Config, overrides: Overrides = None, model: ModelName = None, only: Training = None
 ) -> None:
     """Train on what was collected; checkpoints resume."""
-    from demur import materials, pipeline
+    from demur import materials, pipeline, processes
 
     chosen = _load(config, overrides, model)
     names, found = pipeline.names(chosen, only), materials.prepare(chosen)
     for name in names:
-        print(pipeline.train(chosen, name, found))
+        folder = pipeline.train(chosen, name, found)
+        if processes.first():
+            print(folder)
 
 
 @app.command(epilog=_example("demur evaluate configs/demo.yaml --model path/to/any-model"))
@@ -217,27 +219,6 @@ def compare(
         print(json.dumps(found.plain(), indent=2))
     else:
         print(page or found.lines())
-
-
-@app.command(epilog=_example("demur export runs/mine --format inspect --out logs/mine.json"))
-def export(
-    folder: Annotated[Path, typer.Argument(help="An evaluation, or a run for its `after`.")],
-    format: Annotated[
-        str, typer.Option("--format", help="alpaca_eval, jailbreakbench or inspect.")
-    ],
-    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
-    name: Annotated[
-        str | None, typer.Option("--name", help="What to call the model; else the folder's name.")
-    ] = None,
-    scenario: Annotated[
-        str | None, typer.Option("--scenario", help="This one alone, e.g. prefill:k=5.")
-    ] = None,
-    judge: Annotated[str, typer.Option("--judge", help="Whose word counts for harm.")] = "refusal",
-) -> None:
-    """Write an evaluation in another tool's file format."""
-    from demur import exports
-
-    print(exports.export(folder, format, out, name=name, scenario=scenario, judge=judge))
 
 
 @app.command(epilog=_example("demur preview configs/demo.yaml --rows 3"))

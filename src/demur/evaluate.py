@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from demur import config, language, manifest, models, pages, records, sampler
+from demur import config, language, manifest, models, pages, processes, records, sampler
 from demur.attempts import attempted
 from demur.config import Evaluate, Model, Page
 from demur.errors import UserError
@@ -35,6 +35,7 @@ def evaluate(
     Raises UserError for wrong settings, before any weight is loaded, and when more answers stay
     unscored than ``max_unscored`` allows.
     """
+    processes.alone("evaluate")
     check(settings, behaviors)
     _refuse_weightless(model, settings)
     models.check(model)

@@ -70,6 +70,13 @@ class Support:
     allowed: Tensor
     centred: bool = False
 
+    def to(self, device: torch.device | str) -> Support:
+        """The same on another device."""
+        rows, norm, allowed = (
+            x.to(device) for x in (self.embedding, self.inverse_norm, self.allowed)
+        )
+        return Support(rows, norm, allowed, self.centred)
+
 
 def support(
     embedding: Tensor, excluded_ids: Iterable[int], vocabulary: int | None, centre: bool = False

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from demur import __version__
+from demur import __version__, processes
 from demur.errors import UserError
 from demur.records import fingerprint, replace
 
@@ -119,7 +119,8 @@ def _plain(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _write(folder: Path, content: Mapping[str, Any]) -> None:
-    replace(folder / FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    if processes.first():  # a training's processes all come by here
+        replace(folder / FILE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _difference(old: Any, new: Any, path: str = "") -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from demur import chat, packaged
+from demur import chat, packaged, processes
 from demur.config import Lora, Model
 from demur.errors import UserError
 from demur.records import fingerprint
@@ -165,7 +165,7 @@ def load(settings: Model, full: bool = False) -> PreTrainedModel:
         raise
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise _refusal(settings, "cannot be loaded", error) from None
-    if torch.cuda.is_available() and not os.environ.get("ACCELERATE_USE_FSDP"):
+    if torch.cuda.is_available() and not processes.split():
         model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     return model.eval()
 
@@ -278,19 +278,21 @@ class Head:
     def __call__(self, hidden: torch.Tensor) -> torch.Tensor:
         import torch
 
-        z: torch.Tensor = self.module(hidden)
+        z: torch.Tensor = self.module.forward(hidden)  # its hooks are the model's forward's
         z = z * self.scale if self.scale != 1.0 else z
         return self.softcap * torch.tanh(z / self.softcap) if self.softcap else z
 
     @property
     def plain(self) -> bool:
-        """Whether the matrix is all there is: no adapter on it, neither sharded nor quantised."""
+        """Whether the matrix is all there is: no adapter on it, neither sharded nor quantised.
+
+        A matrix that FSDP or ZeRO-3 has split is whole inside the layer's forward, and there only.
+        """
         import torch
 
-        if type(self.module) is not torch.nn.Linear:
+        if type(self.module).forward is not torch.nn.Linear.forward:
             return False
-        weight = self.module.weight
-        return type(weight.data) is torch.Tensor and not hasattr(weight, "ds_id")
+        return type(self.module.weight.data) is torch.Tensor
 
 
 def head(model: Any) -> Head:

@@ -23,7 +23,6 @@ PROVIDES = {
     "attacks": ("Settings", "attack"),
     "judges": ("Settings", "VERSION", "judge"),
     "sources": ("examples",),
-    "exports": ("export",),
 }
 
 

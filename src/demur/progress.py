@@ -7,7 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-console = Console(stderr=True)
+from demur import processes
+
+console = Console(stderr=True, quiet=not processes.first())
 
 
 class Bar:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,7 +14,18 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from demur import chat, fused, losses, models, objective, packing, pages, preference, progress
+from demur import (
+    chat,
+    fused,
+    losses,
+    models,
+    objective,
+    packing,
+    pages,
+    preference,
+    processes,
+    progress,
+)
 from demur.batches import Epochs, order
 from demur.config import Train
 from demur.errors import UserError
@@ -59,8 +71,13 @@ class _Drawing:
 
 
 def check(rows: Sequence[chat.Row], train: Train) -> None:
-    """Raises UserError where the objective or ``train.mix`` has no use for these rows."""
+    """Raises UserError where objective, ``train.mix`` or launcher have no use for these rows."""
     target = _target(train)
+    if getattr(target, "lambda_", 0) == "auto" and processes.deepspeed():
+        raise UserError(
+            "train.lambda=auto needs the gradient of each term, which DeepSpeed does not hand "
+            "out: give a number, or launch with DDP or FSDP"
+        )
     if isinstance(target, Preference):
         preference.check(rows, target, train)
     else:
@@ -109,6 +126,7 @@ def _row_trainer(
     if train.fit.lora and not hasattr(model, "peft_config"):
         model = models.with_lora(model, train.fit.lora, seed)
     support = _support(model, tokenizer, target, Path(arguments.output_dir))
+    support = support and support.to(arguments.device)  # a model to be split is not there yet
     npo = target.term == "npo"
     reference = _reference(model, data.rows, pad, arguments.bf16) if npo else None
     avoided = (token for row in data.rows for token in row.avoid)
@@ -185,7 +203,9 @@ def _support(model: Any, tokenizer: Any, target: Objective, out: Path) -> losses
     layer = inner.get_output_embeddings() if output else inner.get_input_embeddings()
     excluded = chat.special_ids(tokenizer) | chat.stop_ids(tokenizer)
     support = losses.support(layer.weight, excluded, len(tokenizer), target.centre)
-    replace(out / "embedding.json", json.dumps(losses.cosine_statistics(support), indent=2) + "\n")
+    told = losses.cosine_statistics(support)
+    if processes.first():
+        replace(out / "embedding.json", json.dumps(told, indent=2) + "\n")
     return support
 
 
@@ -273,6 +293,9 @@ class RowTrainer(Trainer):
 
     Its own part is three things: both terms are divided by counts over the whole accumulated,
     all-process batch; the loss is taken from the hidden states; λ can be found at step 0.
+
+    The loss is taken inside the output layer's own forward: whoever splits the weights over
+    processes (FSDP, ZeRO-3) has them gathered there, once a pass, and brings the gradient back.
     """
 
     loss_is_scaled_for_ga = True
@@ -291,12 +314,15 @@ class RowTrainer(Trainer):
         self._target, self._support, self._kept = target, support, kept
         self._attention = attention
         self._head = models.head(model)
+        self._told: tuple[dict[str, torch.Tensor], tuple[float, float, float]] | None = None
         self._hidden: torch.Tensor
+        self._found: tuple[torch.Tensor, dict[str, torch.Tensor]]
         self._terms = [0.0, 0.0, 0.0]  # of the step at hand, over all processes
         self._seen: dict[str, Any] = {}  # sums since the last log
         self._weight: float | None = None if target.lambda_ == "auto" else float(target.lambda_)
         self._norms: dict[str, float] = {}  # of both gradients, where λ is to be found
         models.bare(model).get_decoder().register_forward_hook(self._keep_hidden)
+        self._head.module.register_forward_hook(self._take_loss)
 
     def train(self, *given: Any, **options: Any) -> Any:
         """As the Trainer does, with the attention of packed rows if they are."""
@@ -305,6 +331,24 @@ class RowTrainer(Trainer):
 
     def _keep_hidden(self, module: Any, inputs: Any, output: Any) -> None:
         self._hidden = output.last_hidden_state
+
+    def _take_loss(self, module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor | None:
+        """The losses of the batch at hand; logits keep their value, and the loss's graph."""
+        if self._told is None:
+            return None
+        batch, factors = self._told
+        with self.accelerator.autocast():
+            self._found = objective.weighted(
+                self._hidden,
+                batch,
+                self._head,
+                self._target,
+                self._support,
+                factors,
+                self._kept,
+            )
+        loss = self._found[0]
+        return logits.detach() + (loss - loss.detach())
 
     def get_batch_samples(self, iterator: Any, size: int, device: Any) -> Any:
         """The micro-batches of one step; the terms of all processes are counted here."""
@@ -339,18 +383,12 @@ class RowTrainer(Trainer):
         self, model: Any, inputs: dict[str, torch.Tensor], factors: tuple[float, float, float]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
         # The head is asked for one position: the losses take theirs from the hidden states.
+        self._told = inputs, factors
         output = model(**packing.inputs(inputs), use_cache=False, logits_to_keep=1)
-        with self.accelerator.autocast():
-            loss, counts = objective.weighted(
-                self._hidden,
-                inputs,
-                self._head,
-                self._target,
-                self._support,
-                factors,
-                self._kept,
-            )
-        return loss, counts, self._router(output)
+        self._told = None
+        loss, counts = self._found
+        # None of the logits: wrappers wait for a gradient of what the model returned.
+        return loss + output.logits[:0].sum(), counts, self._router(output)
 
     def _router(self, output: Any) -> Any:
         """A mixture of experts' own balancing loss, which transformers adds only to its own."""
@@ -385,10 +423,9 @@ class RowTrainer(Trainer):
             for batch in batches:
                 loss, _, _ = self._weighted(model, self._prepare_inputs(batch), factors)
                 self.accelerator.backward(loss)
-        gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
+        norm = self.accelerator.clip_grad_norm_(model.parameters(), math.inf)  # of all shards
         model.zero_grad()
-        return norm
+        return float(norm)
 
     def _tally(self, counts: dict[str, torch.Tensor]) -> None:
         for name, value in counts.items():

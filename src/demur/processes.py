@@ -1,0 +1,36 @@
+"""Which of the processes that accelerate or torchrun started this is, by what they tell each."""
+
+from __future__ import annotations
+
+import os
+
+from demur.errors import UserError
+
+
+def count() -> int:
+    """How many processes were started together; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def first() -> bool:
+    """Whether this is the process that writes and speaks for all."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def deepspeed() -> bool:
+    """Whether accelerate was told to use DeepSpeed."""
+    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+
+
+def split() -> bool:
+    """Whether the launcher splits the weights, and therefore places them itself."""
+    return deepspeed() or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def alone(verb: str) -> None:
+    """Raises UserError for work that several processes would only do, and write, several times."""
+    if count() > 1:
+        raise UserError(
+            f"`demur {verb}` runs on one process and {count()} were started: launch `demur train` "
+            f"alone on many, and `demur {verb}` without accelerate or torchrun"
+        )
