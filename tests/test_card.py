@@ -58,10 +58,11 @@ def test_the_results_are_the_reports(made: Path) -> None:
         assert result.dataset_revision == "a3c1b2d4e5f60718"
     answered = told["Harmful requests answered (prefill, k = 5)"]
     assert answered.dataset_name == "Harmful requests, prefill, k = 5"
-    assert (answered.dataset_type, answered.metric_type) == (
+    assert (answered.dataset_type, answered.dataset_config) == (
+        "prefill-k-5-harmful",
         "prefill:k=5/harmful",
-        "complied_rate",
     )
+    assert answered.metric_type == "complied_rate"
 
 
 def test_the_text_says_what_was_measured_and_what_it_is_worth(made: Path) -> None:

@@ -243,6 +243,17 @@ def test_the_verb_prints_lines_or_json_and_writes_a_page(
     assert "<h1>a and b</h1>" in (tmp_path / "page" / "index.html").read_text("utf-8")
 
 
+def test_the_likelihood_of_other_texts_is_not_compared(tmp_path: Path) -> None:
+    """Each run's own starting model gave the answers: only those that both have are one figure."""
+    asked, tried = harmful(4)
+    mine = [replace(b, unsafe=f"First take {n}.") for n, b in enumerate(asked)]
+    theirs = [*mine[:3], replace(mine[3], unsafe="Then wait.")]
+    one = lay(tmp_path / "one", mine, tried, [ANSWER] * 4, nats={"harmful": 1.0})
+    two = lay(tmp_path / "two", theirs, tried, [ANSWER] * 4, nats={"harmful": 1.5})
+    nll = compared(one, two)["models"]["two"]["against_first"]["likelihood/unsafe_nll"]
+    assert nll["n"] == 3
+
+
 def test_rates_along_the_data(tmp_path: Path) -> None:
     runs = [evaluated(tmp_path / f"n{n}", n // 50, unsafe=n) for n in (400, 50, 100)]
     found = compared(*runs, what="data")

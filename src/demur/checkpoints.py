@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
-from demur import pipeline
+from demur import pipeline, reporting
 from demur.config import Model, Run
 from demur.errors import UserError
 from demur.materials import Materials, prepare
@@ -31,7 +31,7 @@ def evaluate(config: Run, only: str | None = None, limit: int | None = None) -> 
     models = [("before", 0, config.model)]
     models += [(name, step, model) for name, each in steps.items() for step, model in each.items()]
     for name, step, model in models:
-        out = pipeline.step_folder(config, name, step)
+        out = reporting.step_folder(config, name, step)
         evaluation.evaluate(model, asked, config.evaluate, out, config.seed, known)
         yield out
 

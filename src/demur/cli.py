@@ -221,6 +221,27 @@ def compare(
         print(page or found.lines())
 
 
+@app.command(epilog=_example("demur export runs/mine --format inspect --out logs/mine.json"))
+def export(
+    folder: Annotated[Path, typer.Argument(help="An evaluation, or a run for its `after`.")],
+    format: Annotated[
+        str, typer.Option("--format", help="alpaca_eval, jailbreakbench or inspect.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    name: Annotated[
+        str | None, typer.Option("--name", help="What to call the model; else the folder's name.")
+    ] = None,
+    scenario: Annotated[
+        str | None, typer.Option("--scenario", help="This one alone, e.g. prefill:k=5.")
+    ] = None,
+    judge: Annotated[str, typer.Option("--judge", help="Whose word counts for harm.")] = "refusal",
+) -> None:
+    """Write an evaluation in another tool's file format."""
+    from demur import exports
+
+    print(exports.export(folder, format, out, name=name, scenario=scenario, judge=judge))
+
+
 @app.command(epilog=_example("demur preview configs/demo.yaml --rows 3"))
 def preview(
     config: Config,

@@ -24,7 +24,7 @@ class Packaged:
     package: str
     file: str
     sha256: str
-    hub: str
+    hub: str | None = None
 
 
 PACKAGED = {

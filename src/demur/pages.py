@@ -23,6 +23,7 @@ PROVIDES = {
     "attacks": ("Settings", "attack"),
     "judges": ("Settings", "VERSION", "judge"),
     "sources": ("examples",),
+    "exports": ("export",),
 }
 
 

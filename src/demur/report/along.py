@@ -95,7 +95,7 @@ def value(name: str, run: Training, what: str) -> float:
 
 
 def drawings(of: Mapping[int, Sequence[Point]]) -> dict[str, str]:
-    """What is declined rightly against what wrongly; then every rate that should be low, along x.
+    """What is declined rightly against what wrongly; then rates along x.
 
     Lines go by the place of a model, whose colour they have.
     """
@@ -103,15 +103,15 @@ def drawings(of: Mapping[int, Sequence[Point]]) -> dict[str, str]:
     drawn = {PLANE: plots.plane(PLANE, plane)} if any(map(len, plane.values())) else {}
     return drawn | {
         title: plots.rates(title, {place: _rates(points, key) for place, points in of.items()})
-        for key, title in _low(of.values()).items()
+        for key, title in _titles(of.values()).items()
     }
 
 
-def _low(lines: Iterable[Sequence[Point]]) -> dict[str, str]:
-    """Keys and titles of the rates that should be low."""
+def _titles(lines: Iterable[Sequence[Point]]) -> dict[str, str]:
+    """Keys and titles of the rates that should be low, and of the tasks solved."""
     every = [figure for points in lines for point in points for figure in point.figures.values()]
-    low = [f for f in every if f.better == "lower" and isinstance(f.value, Rate)]
-    return {figure.key: words.line(figure.title) for figure in low}
+    drawn = [f for f in every if f.better == "lower" or f.key.endswith("/correct")]
+    return {f.key: words.line(f.title) for f in drawn if isinstance(f.value, Rate)}
 
 
 def _rates(points: Sequence[Point], key: str) -> list[tuple[float, Rate]]:

@@ -5,6 +5,7 @@ The metadata are Hugging Face's (``model-index`` from ``EvalResult``), written b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from demur.report import notes, tables, words
 from demur.report.results import Measured
 
 MARK = "<!-- written by demur: `demur report` writes it anew -->"
+NO_ID = re.compile(r"[^A-Za-z0-9_.]+")  # what no id of a hub's data set holds
 PLACEHOLDER = "# Model Card for Model ID"  # what PEFT leaves in every adapter's folder
 
 
@@ -100,7 +102,8 @@ def _results(name: str, found: Measured) -> Iterator[EvalResult]:
             scenario, _, label = key.rpartition("/")
             yield EvalResult(
                 task_type="text-generation",
-                dataset_type=words.line(scenario),
+                dataset_type=NO_ID.sub("-", scenario).strip("-"),
+                dataset_config=words.line(scenario),
                 dataset_name=_asked(figure, scenario),
                 dataset_revision=asked,
                 metric_type=label if label.endswith("nll") else f"{label}_rate",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from demur import measures, metrics
-from demur.measures import Answer, Evaluation, Likelihood
+from demur.measures import Answer, Evaluation
 from demur.metrics import Estimate, Flag, McNemar
 from demur.records import Kind, Label
 
@@ -114,7 +114,7 @@ def _difference(after: list[Flag], before: list[Flag], asked: Sequence[str]) -> 
 def _likelihoods(before: Evaluation, after: Evaluation) -> dict[str, Comparison]:
     found: dict[str, Comparison] = {}
     for name, kinds in measures.LIKELIHOODS.items():
-        one, two = _nats(before.likelihoods, kinds), _nats(after.likelihoods, kinds)
+        one, two = _nats(before, kinds), _nats(after, kinds)
         if both := [id for id in one if id in two]:
             pair = [two[i] for i in both], [one[i] for i in both]
             nats = metrics.paired_bootstrap(*pair, both, seed=0)
@@ -122,5 +122,11 @@ def _likelihoods(before: Evaluation, after: Evaluation) -> dict[str, Comparison]
     return found
 
 
-def _nats(rows: Iterable[Likelihood], kinds: tuple[Kind, ...]) -> Mapping[str, float]:
-    return {row.behavior: row.nll / row.tokens for row in rows if row.kind in kinds and row.tokens}
+def _nats(evaluation: Evaluation, kinds: tuple[Kind, ...]) -> Mapping[Hashable, float]:
+    """Nats a token by answer scored: another text, or one cut into other tokens, is another."""
+    texts = {a.behavior.id: a.behavior.unsafe or a.behavior.answer for a in evaluation.answers}
+    return {
+        (row.behavior, texts.get(row.behavior), row.tokens): row.nll / row.tokens
+        for row in evaluation.likelihoods
+        if row.kind in kinds and row.tokens
+    }
