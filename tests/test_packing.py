@@ -163,6 +163,15 @@ def test_flash_attention_is_told_where_rows_end(monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_experts_are_balanced_over_the_same_tokens():
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "output_router_logits": True}
+    model, told = small("mixtral", **experts), rows(*WIDTHS)
+    padded = model(**packing.inputs(chat.collate(told, 0))).aux_loss
+    with packing.attending(model, packing.DOCUMENTS):
+        found = model(**packing.inputs(packing.pack(told))).aux_loss
+    assert found.item() == pytest.approx(padded.item(), rel=1e-5)
+
+
 # --- where rows cannot be packed -------------------------------------------------------------
 
 LINEAR = {
