@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from random import Random
 from textwrap import dedent
 
 import pytest
 
 from conftest import told
-from demur import chat, config, pages, training
+from demur import chat, config, pages, sources, training
 from demur.chat import Row
 from demur.errors import UserError
 from demur.objective import Objective
@@ -333,6 +336,34 @@ def test_the_published_scripts_make_no_prefix_of_two_words(published):
     short = Example(messages=PUBLISHED.messages, chosen=SAFE, rejected="Sure, here", kind="harmful")
     rows = made(published, "derta", short, preset="reference")
     assert [row.kind for row in rows] == ["transition"]
+
+
+@pytest.mark.parametrize("preset", ["reference", "reference-full"])
+def test_the_four_published_rows_label_for_label(published, preset):
+    where = Path(__file__).parents[2] / "shared/data/derta/example_data_to_read.json"
+    if not where.exists():
+        pytest.skip("the published rows are not shipped: their prompts have other licences")
+    rows = [json.loads(line) for line in where.read_text(encoding="utf-8").splitlines()]
+    for row, example in zip(rows, sources.load(where), strict=True):
+        unsafe = row["safe"] == "true"
+        [found] = made(published, "derta", example, preset=preset)
+        script = scripted(published, row["prefix"], row["text"], transition=unsafe)
+        places = [told == script[n] for n, told in enumerate(ids_and_labels(found))]
+        kept = preset == "reference" or not unsafe  # else one in twenty, at least one
+        assert len(places) == len(script) and (all(places) if kept else any(found.labels))
+        assert found.kind == ("transition" if unsafe else "prefix" if example.ready else "learn")
+
+
+def test_a_row_that_is_ready_is_left_as_it_was_cut(tiny):
+    unsafe = Example(
+        messages=PUBLISHED.messages, rejected="Sure, take it", ready=True, kind="harmful"
+    )
+    begun = replace(unsafe, chosen=SAFE)
+    assert [row.kind for row in made(tiny["chatml"], "derta", unsafe)] == ["transition"]
+    assert made(tiny["chatml"], "recaug", unsafe) == []
+    for recipe in ("derta", "recaug"):
+        rows = [made(tiny["chatml"], recipe, begun, seed) for seed in range(9)]
+        assert rows == rows[:1] * 9 and [row.kind for row in rows[0]] == ["prefix"]
 
 
 def test_full_training_keeps_a_twentieth_of_the_published_transitions(published):

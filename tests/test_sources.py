@@ -529,7 +529,7 @@ def real(name: str) -> Path:
         ("derta/example_data_to_read.json", "derta", {"everyday": 2, "harmful": 2}),
         ("derta/alpaca_eval_answers_gpt-3.5.jsonl", "trl", {"everyday": 200}),
         ("derta/helpfulness_alpaca_eval_300.first.json", "derta", {"everyday": 100}),
-        ("derta/helpfulness_gsm8k_500.first.json", "derta", {"everyday": 100}),
+        ("derta/helpfulness_gsm8k_500.first.json", "tasks", {"task": 100}),
         ("derta/helpfulness_mmlu_500.first.json", "derta", {"everyday": 100}),
         ("derta/safety_codeattack.first.json", "derta", {"everyday": 100}),
         ("derta/safety_completionattack.first.json", "derta", {"everyday": 100}),

@@ -49,6 +49,8 @@ class Example:
     ``chosen`` is the answer to learn and ``rejected`` the one to move away from (TRL's names);
     either may be missing, and is then collected from the model where a recipe needs it. An
     ``unfinished`` chosen answer was cut off: its words are learnt, that it ends there is not.
+    A ``ready`` example is one training row as its author cut it: ``chosen`` goes on from the whole
+    of ``rejected``, or ``rejected`` stands alone as an answer to learn transitions along.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -56,6 +58,7 @@ class Example:
     chosen: str | None = None
     rejected: str | None = None
     unfinished: bool = False
+    ready: bool = False
     kind: Kind = "everyday"
     category: str = ""
     topic: str = ""

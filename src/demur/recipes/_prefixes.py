@@ -67,7 +67,8 @@ def prefixed(
     longest = _longest(example, encode, settings)
     if longest < 1 and example.rejected:
         return
-    k = drawn = _length(longest, settings, random) if example.rejected else 0
+    any_length = example.rejected and not example.ready
+    k = drawn = _length(longest, settings, random) if any_length else longest
     row = _row(example, safe, k, encode, settings)
     while len(row) > encode.max_length and k:
         k = min(k - 1, k * encode.max_length // len(row))
@@ -81,6 +82,8 @@ def _longest(example: Example, encode: chat.Encoder, settings: Prefixes) -> int:
         return 0
     words = settings.prefix_unit == "words"
     all_of_it = _words(example) if words else encode(example.messages, example.rejected).answer
+    if example.ready:
+        return len(all_of_it)
     longest = len(all_of_it) - settings.prefix_spare
     return min(longest, settings.prefix_max or longest)
 

@@ -70,18 +70,26 @@ def rows(
 ) -> Iterator[chat.Row]:
     """`learn` for ordinary answers, `prefix` and `transition` rows for pairs.
 
-    A harmful prompt to which the model gave no unsafe answer becomes a prefix row without prefix.
+    A harmful prompt to which the model gave no unsafe answer becomes a prefix row without prefix;
+    an example that is a row already becomes that row.
     Raises UserError for an unsafe answer without a safe one, or the same text as both.
     """
     yield from learned(example, encode)
     if example.kind != "harmful" and example.rejected is None:
         return
+    if not (example.ready and example.chosen is None):
+        yield from _prefixes(example, encode, settings, random)
+    if settings.transitions and example.rejected and not (example.ready and example.chosen):
+        yield _transitions(encode(example.messages, example.rejected), encode, settings, random)
+
+
+def _prefixes(
+    example: Example, encode: chat.Encoder, settings: Settings, random: Random
+) -> Iterator[chat.Row]:
     check(example)
     safe = align(example.chosen or "", settings.transition, settings.align_openings)
     if settings.prefix:
         yield from prefixed(example, safe, encode, settings, random)
-    if settings.transitions and example.rejected:
-        yield _transitions(encode(example.messages, example.rejected), encode, settings, random)
 
 
 def _transitions(

@@ -38,6 +38,8 @@ def rows(
     Raises UserError for an unsafe answer without a safe one, or the same text as both.
     """
     yield from learned(example, encode)
+    if example.ready and example.chosen is None:
+        return
     if example.kind == "harmful" or example.rejected is not None:
         check(example)
         yield from prefixed(example, example.chosen or "", encode, settings, random)

@@ -13,7 +13,8 @@ r"""DeRTa's files (arXiv 2407.09121): its training rows, its answers and its tes
 after the question is the beginning of a harmful one, cut where the file's author cut it: also
 ``rejected``. Both kinds of row are harmful; a row with neither mark may be a plain instruction or
 a refusal, so it is everyday unless ``kind`` is given. The wrapping ``[INST] … [\INST]`` and the
-end-of-text token are taken off; a tokenizer's own template replaces them.
+end-of-text token are taken off; a tokenizer's own template replaces them. Each is a row of its
+own already (``ready``): no other prefix is drawn.
 
 ``answer`` is GSM8K's and MMLU's column. The code is MIT; the prompts keep their origins' licences.
 """
@@ -56,8 +57,12 @@ def _training(row: Row, kind: Kind | None) -> Example:
     answer = text(row, "text").removesuffix("<|end_of_text|>")
     if truth(row, "safe"):
         whole = (begun + answer).strip()
-        return Example(messages=messages, rejected=whole, kind=kind or "harmful")
+        return Example(messages=messages, rejected=whole, ready=True, kind=kind or "harmful")
     own: Kind = "harmful" if begun else "everyday"
     return Example(
-        messages=messages, chosen=answer.strip(), rejected=begun or None, kind=kind or own
+        messages=messages,
+        chosen=answer.strip(),
+        rejected=begun or None,
+        ready=bool(begun),
+        kind=kind or own,
     )
