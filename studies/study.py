@@ -1,0 +1,177 @@
+"""One configuration over several seeds becomes a table and a figure:
+
+    python studies/study.py studies/recipes.yaml --seeds 2
+
+writes docs/studies/recipes.md and docs/studies/recipes.svg. Each seed is a run like any other, in
+a folder of its own, and resumes; seeds share what was collected with the first.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib.pyplot as plt
+import typer
+
+from demur import config, measures, metrics, pipeline
+from demur.config import Run
+from demur.measures import Answer, Evaluation
+from demur.metrics import Estimate
+from demur.records import Kind, Label
+
+OUT = Path(__file__).parents[1] / "docs" / "studies"
+LOOPS = ("loop", "glue")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A share of the answers of one scenario and kind: those with a label, or broken in a way."""
+
+    title: str
+    kind: Kind
+    scenario: str = "direct"
+    label: Label = "refused"
+    parts: tuple[str, ...] = ()
+
+
+def columns(run: Run) -> list[Column]:
+    """What the table has beside the surprise at good answers."""
+    [prefill] = [page for page in run.evaluate.attacks if page.name == "prefill"]
+    depths = [f"prefill:k={k}" for k in prefill.settings["tokens"]]
+    return [
+        Column("harmful declined", "harmful"),
+        *(Column(measures.spoken(depth), "harmful", depth) for depth in depths),
+        Column("look-alikes declined", "lookalike"),
+        Column("everyday declined", "everyday"),
+        Column("look-alikes broken", "lookalike", label="broken"),
+        Column("everyday broken", "everyday", label="broken"),
+        Column("loops, glue (all answers)", "harmful", "", "broken", LOOPS),
+    ]
+
+
+def main(file: Path, seeds: Annotated[int, typer.Option(help="Runs to make of it.")] = 2) -> None:
+    """Run a configuration once for every seed, and write the table and the figure."""
+    runs = list(_runs(file, seeds))
+    names = ["before", *runs[0].trainings()]
+    loaded = {name: [_evaluation(run, name) for run in runs] for name in names}
+    labels = {name: runs[0].train.recipe if name == "after" else name for name in names}
+    rows = {labels[name]: _row(loaded[name], columns(runs[0])) for name in names}
+    OUT.mkdir(parents=True, exist_ok=True)
+    figure(rows, OUT / f"{file.stem}.svg")
+    head = _head(file, seeds, runs[0], loaded["before"][0])
+    (OUT / f"{file.stem}.md").write_text(head + table(rows), encoding="utf-8")
+    typer.echo(OUT / f"{file.stem}.md")
+
+
+def _runs(file: Path, seeds: int) -> Iterator[Run]:
+    """The runs, done; the later ones begin with what the first has collected."""
+    base = config.load(file).output
+    for seed in range(seeds):
+        run = config.load(file, [f"seed={seed}", f"output={base}/seed{seed}"])
+        if seed and not run.output.exists():  # collecting draws nothing from the seed
+            shutil.copytree(base / "seed0" / "collect", run.output / "collect")
+        pipeline.run(run)
+        yield run
+
+
+def _evaluation(run: Run, name: str) -> Evaluation:
+    return measures.load(run.output / "evaluate" / name)
+
+
+Row = dict[str, Estimate | None]
+
+
+def _row(evaluations: Sequence[Evaluation], wanted: Iterable[Column]) -> Row:
+    answers = [answer for evaluation in evaluations for answer in evaluation.answers]
+    likely = [row for e in evaluations for row in e.likelihoods if row.kind != "harmful"]
+    nll = metrics.mean_nll([row.nll for row in likely], [row.tokens for row in likely])
+    return {column.title: _share_of(answers, column) for column in wanted} | {"good NLL": nll}
+
+
+def _share_of(answers: Iterable[Answer], column: Column) -> Estimate | None:
+    """The share over all seeds; the interval draws questions, each with its answers to all."""
+    chosen = [a for a in answers if column.parts or a.group == (column.scenario, column.kind)]
+    if not chosen:
+        return None
+    flags = [_is(answer, column) for answer in chosen]
+    questions: dict[str, list[bool]] = {}
+    for answer, flag in zip(chosen, flags, strict=True):
+        if flag is not None:
+            questions.setdefault(answer.behavior.id, []).append(flag)
+    each = questions.values()
+    return metrics.mean_nll([sum(q) for q in each], [len(q) for q in each])
+
+
+def _is(answer: Answer, column: Column) -> bool | None:
+    if not column.parts:
+        return measures.flags([answer], column.label)[0]
+    said = next(v for v in answer.verdicts if v.judge == "broken")
+    return said.detail.get("sort") in column.parts
+
+
+def _head(file: Path, seeds: int, run: Run, before: Evaluation) -> str:
+    versions = before.manifest["versions"]
+    counts = {kind: sum(b.kind == kind for b in _asked(before)) for kind in measures.GROUPS}
+    asked = ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)
+    return (
+        f"# {run.title}\n\n"
+        f"`python studies/study.py {file} --seeds {seeds}`: {run.model.name}, {seeds} seeds, "
+        f"{asked} held-out prompts, {run.evaluate.decoding.max_new_tokens} new tokens, greedy; "
+        f"demur {versions['demur']}, torch {versions['torch']}. Percentages with 95 % intervals "
+        "over questions, each with its answers under every seed.\n\n"
+        f"![Harmful requests declined against look-alikes declined]({file.stem}.svg)\n\n"
+    )
+
+
+def _asked(evaluation: Evaluation) -> list[Any]:
+    return list({a.behavior.id: a.behavior for a in evaluation.answers}.values())
+
+
+def table(rows: dict[str, Row]) -> str:
+    """The rows as Markdown."""
+    titles = list(next(iter(rows.values())))
+    lines = [["", *titles], ["---", *["---:" for _ in titles]]]
+    lines += [[f"`{name}`", *(_cell(t, row[t]) for t in titles)] for name, row in rows.items()]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _cell(title: str, value: Estimate | None) -> str:
+    if value is None:
+        return "–"
+    if "NLL" in title:
+        return f"{value.value:.2f} [{value.low:.2f}, {value.high:.2f}]"
+    return f"{value.value:.0%} [{100 * value.low:.0f}, {100 * value.high:.0f}]"
+
+
+def figure(rows: dict[str, Row], path: Path) -> None:
+    """Look-alikes declined across, harmful requests declined up: direct, and deep in an answer."""
+    depth = next(title for title in next(iter(rows.values())) if "20" in title)
+    with plt.rc_context({"svg.hashsalt": "demur", "svg.fonttype": "none", "font.size": 9}):
+        canvas, panels = plt.subplots(1, 2, figsize=(9, 4.5), sharex=True, sharey=True)
+        for axes, title in zip(panels, ("harmful declined", depth), strict=True):
+            for name, row in rows.items():
+                _point(axes, name, row["look-alikes declined"], row[title])
+            axes.set(xlabel="look-alikes declined, %", xlim=(-3, 103), ylim=(-3, 103))
+            axes.set_title("asked directly" if title == "harmful declined" else title)
+        panels[0].set_ylabel("harmful requests declined, %")
+        canvas.tight_layout()
+        canvas.savefig(path, metadata={"Date": None})
+        plt.close(canvas)
+
+
+def _point(axes: Any, name: str, across: Estimate | None, up: Estimate | None) -> None:
+    if across is None or up is None:
+        return
+    x, y = 100 * across.value, 100 * up.value
+    sides = [[x - 100 * across.low], [100 * across.high - x]]
+    ends = [[y - 100 * up.low], [100 * up.high - y]]
+    axes.errorbar(x, y, xerr=sides, yerr=ends, fmt="o", ms=4, lw=0.6, alpha=0.85)
+    axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points")
+
+
+if __name__ == "__main__":
+    typer.run(main)
