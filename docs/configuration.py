@@ -41,6 +41,7 @@ GROUPS: list[tuple[str, str, type[BaseModel]]] = [
     ("`data.heldout`", "data.heldout.", config.Heldout),
     ("A source of data", "", config.Source),
     ("`collect`", "collect.", config.Collect),
+    ("`collect.safe`", "collect.safe.", config.Safe),
     ("`train`, for every recipe", "train.", config.Fit),
     ("`train.lora`", "train.lora.", config.Lora),
     ("`evaluate`", "evaluate.", config.Evaluate),

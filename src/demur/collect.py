@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from demur import evaluate, manifest, models, records, sampler, sources
+from demur import evaluate, manifest, models, records, safe, sampler, sources
 from demur.attacks import direct
 from demur.config import Collect, Decoding, Model, Page
 from demur.errors import UserError
@@ -32,15 +33,22 @@ class Task:
         return {
             "model": models.identity(self.model),
             "data": {"train": manifest.of(self.train), "heldout": manifest.of(self.heldout)},
-            "collect": self.settings.model_dump(mode="json"),
+            "collect": self.settings.model_dump(mode="json", exclude={"safe"}) | self._safe(),
             "evaluate": {"decoding": self.decoding.model_dump(mode="json")},
         }
+
+    def _safe(self) -> dict[str, Any]:
+        if not (safe := self.settings.safe):
+            return {}
+        asked = {"llm": models.identity(safe.llm)} if safe.llm else {}
+        return {"safe": safe.model_dump(mode="json", exclude={"llm"}) | asked}
 
 
 def collect(task: Task, out: Path) -> None:
     """Fill in the answers that the examples and behaviors lack, from the model to be trained.
 
-    Writes train.jsonl (Examples) and heldout.jsonl (Behaviors); an answer to a harmful request
+    Writes train.jsonl (Examples), pairs.jsonl (those with both answers, in TRL's preference format)
+    and heldout.jsonl (Behaviors); an answer to a harmful request
     is kept if it is neither refused nor broken nor shorter than ``min_tokens``. Held-out answers
     are decoded as the evaluation decodes, which can then take them over.
     Raises UserError if no harmful example can be used: then there is nothing to move away from.
@@ -49,11 +57,13 @@ def collect(task: Task, out: Path) -> None:
     held = [b for b in task.heldout if not (b.unsafe or b.answer)]
     if manifest.begin(out, task.inputs(), {"model": task.model.model_dump()}):
         return
-    target = sampler.sampler(task.model) if asked or held else None
+    target = sampler.sampler(task.model) if asked or held or _by_hand(task) else None
     answers = _answers(target, asked, task.settings.decoding, out / "train.completions.jsonl")
     known = _answers(target, held, task.decoding, out / "heldout.completions.jsonl")
-    examples = _examples(task.train, answers, task.settings)
+    examples = _examples(_paired(_found(task, answers), task.settings, target, out))
     records.write(out / "train.jsonl", examples)
+    pairs = [safe.preference(e) for e in examples if e.chosen and e.rejected]
+    records.replace(out / "pairs.jsonl", "".join(json.dumps(pair) + "\n" for pair in pairs))
     records.write(out / "heldout.jsonl", [_behavior(b, known, task.settings) for b in task.heldout])
     manifest.finish(out, **_tell(task.train, examples))
 
@@ -61,6 +71,14 @@ def collect(task: Task, out: Path) -> None:
 def lacks(example: Example) -> bool:
     """Whether the model will be asked: for an unsafe answer, or for an ordinary one."""
     return (example.rejected if example.kind == "harmful" else example.chosen) is None
+
+
+def _by_hand(task: Task) -> bool:
+    """Whether the model itself is asked for safe answers."""
+    wanted = task.settings.safe
+    if wanted is None or wanted.ask is None or wanted.llm:
+        return False
+    return any(safe.lacks(example, wanted) for example in task.train)
 
 
 def _answers(
@@ -77,12 +95,25 @@ def _answers(
     return {(c.kind, c.prompt): c for c in answers if c.id not in out}
 
 
-def _examples(
-    train: Sequence[Example], answers: dict[tuple[Kind, str], Completion], settings: Collect
-) -> list[Example]:
-    found = [_example(example, answers, settings.min_tokens) for example in train]
-    kept = [e for e in _limited(found, settings.limit) if e.chosen or e.rejected]
-    if any(e.kind == "harmful" for e in train) and not any(e.kind == "harmful" for e in kept):
+def _found(task: Task, answers: dict[tuple[Kind, str], Completion]) -> list[Example]:
+    """Every example, with the model's answer where it has given a usable one."""
+    found = [_example(example, answers, task.settings.min_tokens) for example in task.train]
+    return list(_limited(found, task.settings.limit))
+
+
+def _paired(
+    found: Sequence[Example], settings: Collect, target: Any, out: Path
+) -> Sequence[Example]:
+    """The same with safe answers beside the unsafe ones, where they are wanted."""
+    if settings.safe is None:
+        return found
+    path = out / "safe.completions.jsonl"
+    return safe.fill(found, settings.safe, target, settings.decoding, JUDGES, path)
+
+
+def _examples(found: Sequence[Example]) -> list[Example]:
+    kept = [e for e in found if e.chosen or e.rejected]
+    if any(e.kind == "harmful" for e in found) and not any(e.kind == "harmful" for e in kept):
         raise UserError(
             "collect: the model gave no usable unsafe answer to the harmful training prompts; "
             "give more prompts, lower collect.min_tokens, or bring answers (`rejected`)"
@@ -125,6 +156,10 @@ def _behavior(
 
 def _tell(train: Sequence[Example], kept: Sequence[Example]) -> dict[str, Any]:
     unsafe = sum(e.rejected is not None for e in kept)
-    counts = {"asked": len(train), "kept": len(kept), "unsafe": unsafe}
-    say(f"collected {unsafe} unsafe answers; {len(kept)} of {len(train)} examples can be used")
+    pairs = sum(bool(e.chosen and e.rejected) for e in kept)
+    counts = {"asked": len(train), "kept": len(kept), "unsafe": unsafe, "pairs": pairs}
+    say(
+        f"collected {unsafe} unsafe answers, {pairs} of them with a safe one; "
+        f"{len(kept)} of {len(train)} examples can be used"
+    )
     return {"counts": counts}

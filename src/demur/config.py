@@ -134,12 +134,64 @@ class Decoding(Settings):
     batch_size: int = Field(16, gt=0, description="prompts decoded together")
 
 
+class Safe(Settings):
+    """Safe answers for harmful prompts that have none; a plain string is a refusal."""
+
+    refusal: tuple[str, ...] = Field(
+        (),
+        description="what to say, e.g. `Sorry, I can't help with {topic}.`; of several, each "
+        "prompt draws one. Beside `ask`: where that gave nothing usable",
+    )
+    ask: Literal["decline", "rewrite"] | None = Field(
+        None,
+        description="a language model is asked to `decline` helpfully, or to `rewrite` the unsafe "
+        "answer into a safe one",
+    )
+    llm: Model | None = Field(
+        None, description="who is asked, written as `model` is; null: the model to be trained"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        value = {"refusal": value} if isinstance(value, str) else value
+        if isinstance(value, Mapping) and isinstance(value.get("refusal"), str):
+            return {**value, "refusal": (value["refusal"],)}
+        return value
+
+    @field_validator("refusal")
+    @classmethod
+    def _fillable(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            try:
+                filled = template.format(topic="x")
+            except (LookupError, ValueError, AttributeError):
+                filled = ""
+            if not filled.strip():
+                raise UserError(
+                    f"collect.safe.refusal={template!r:.60}: write a sentence, with {{topic}} for "
+                    "what is asked about and no other brace"
+                )
+        return templates
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if not (self.refusal or self.ask):
+            raise UserError("collect.safe says nothing: give `refusal` (a sentence), or `ask`")
+        if self.llm and not self.ask:
+            raise UserError("collect.safe.llm is asked nothing: set ask to decline or rewrite")
+        return self
+
+
 class Collect(Settings):
     """Sampling the model's own answers: unsafe ones to avoid, ordinary ones to keep."""
 
     decoding: Decoding = Field(Decoding(), description="how answers are decoded")
     min_tokens: int = Field(16, ge=0, description="shorter answers to harmful prompts are dropped")
     limit: int | None = Field(None, gt=0, description="keep at most this many unsafe answers")
+    safe: Safe | None = Field(
+        None, description="safe answers for harmful prompts, see below; null: those given with them"
+    )
 
 
 class Lora(Settings):

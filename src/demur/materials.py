@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from demur import models, sources
-from demur.config import Prompts, Run, Train
+from demur.config import Prompts, Run, Safe, Train
 from demur.errors import UserError
 from demur.records import Behavior, Example
 
 STAND_IN = "An answer that the model has yet to give."
+SAFE_STAND_IN = "Sorry, an answer that declines has yet to be made."
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def prepare(config: Run) -> Materials:
     if not config.model.endpoint:
         tokenizer = models.tokenizer(config.model)
         kinds = {
-            name: _kinds(found.train, tokenizer, training, config.seed)
+            name: _kinds(found.train, tokenizer, training, config)
             for name, training in config.trainings().items()
             if found.train
         }
@@ -88,22 +89,30 @@ def _writable(folder: Path) -> None:
         raise UserError(f"output={folder}: {there} cannot be written to; choose another output")
 
 
-def _kinds(train: Sequence[Example], tokenizer: Any, training: Train, seed: int) -> frozenset[str]:
+def _kinds(
+    train: Sequence[Example], tokenizer: Any, training: Train, config: Run
+) -> frozenset[str]:
     """Kinds of the rows there will be; a row without a target or a wrong mix is refused now.
 
     Answers that are not collected yet have a stand-in.
     """
-    from demur import collect as collecting
     from demur import training as trainer
 
-    answered = [_with_stand_in(e) if collecting.lacks(e) else e for e in train]
-    rows = trainer.rows(answered, tokenizer, training, seed)
+    answered = [_with_stand_in(example, config.collect.safe) for example in train]
+    rows = trainer.rows(answered, tokenizer, training, config.seed)
     trainer.check(rows, training)
     return frozenset(row.kind for row in rows)
 
 
-def _with_stand_in(example: Example) -> Example:
-    sources.behaviors([example])  # it will be asked alone; refuses one with turns before it
-    if example.kind == "harmful":
-        return replace(example, rejected=STAND_IN)
-    return replace(example, chosen=STAND_IN)
+def _with_stand_in(example: Example, wanted: Safe | None) -> Example:
+    from demur import collect, safe
+
+    if collect.lacks(example):
+        sources.behaviors([example])  # it will be asked alone; refuses one with turns before it
+        harmful = example.kind == "harmful"
+        example = (
+            replace(example, rejected=STAND_IN) if harmful else replace(example, chosen=STAND_IN)
+        )
+    if wanted and safe.lacks(example, wanted):
+        return replace(example, chosen=SAFE_STAND_IN)
+    return example
