@@ -60,6 +60,9 @@ def page() -> str:
         *_pages("attacks", ""),
         "## Judges\n\nListed under `evaluate.judges` in the same way.\n",
         *_pages("judges", ""),
+        "## Suites\n\nOne of them under `suite`, as `name: {setting: value}`: see "
+        "[evaluation.md](evaluation.md#suites).\n",
+        *_pages("suites", ""),
     ]
     return "\n".join(parts)
 

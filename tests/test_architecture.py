@@ -19,7 +19,7 @@ if not DRAWING.is_file():
     pytest.skip("not a checkout: the documentation is not installed", allow_module_level=True)
 
 LEVELS = {"ground": 0, "first": 1, "training": 2, "evaluation": 2, "third": 3, "roof": 4}
-PAGES = {"sources", "recipes", "attacks", "judges", "exports"}
+PAGES = {"sources", "recipes", "attacks", "judges", "suites", "exports"}
 # Libraries that are heavy, or not always installed, and the files that may know them.
 GUESTS = {
     "trl": {"preference"},

@@ -449,7 +449,7 @@ def test_a_search_takes_the_runs_seed(model: Model, tmp_path: Path, seeds: str) 
     search = {"steps": 2, "candidates": 8, "suffix": FIRST, "baseline": False}
 
     def attempted(folder: str, run: int, **more: int) -> list[Attempt]:
-        pages = [(gcg, gcg.Settings.model_validate(search | more))]
+        pages = [attempts.Chosen(gcg, gcg.Settings.model_validate(search | more))]
         return attempts.attempted(pages, BEHAVIORS[:1], target, tmp_path / folder, run)
 
     one, other = attempted("a", 1), attempted("b", 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ConfigDict
 
@@ -13,7 +13,14 @@ from demur import records
 from demur.records import Attempt, Behavior, fingerprint
 
 FILE = "searches.jsonl"
-Chosen = tuple[Any, Any]  # an attack's page and its settings
+
+
+class Chosen(NamedTuple):
+    """An attack's page and settings, and the sources of what it is used on (none: all)."""
+
+    page: Any
+    settings: Any
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,17 +47,18 @@ def attempted(
     """
     have = {s.search: s.attempts for s in records.resume(folder / FILE, Search)}
     found: list[Attempt] = []
-    for place, (page, settings) in enumerate(attacks):
+    for place, (page, settings, sources) in enumerate(attacks):
         mine = _with_seed(settings, seed)
+        asked = [b for b in behaviors if not sources or b.source in sources]
         if hasattr(page, "searches"):
-            for group in page.searches(behaviors, mine):
+            for group in page.searches(asked, mine):
                 key = fingerprint(place, page.__name__, [behavior.id for behavior in group])
                 if key not in have:
                     have[key] = tuple(page.attack(group, target, mine))
                     records.append(folder / FILE, [Search(search=key, attempts=have[key])])
                 found += have[key]
         else:
-            found += page.attack(behaviors, target, mine)
+            found += page.attack(asked, target, mine)
     return list({attempt.id: attempt for attempt in found}.values())
 
 

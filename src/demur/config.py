@@ -40,6 +40,9 @@ class Source(Settings):
     format: str | None = Field(None, description="a page of `sources`; None recognises it")
     split: str | None = Field(None, description="the split of a `datasets` data set")
     limit: int | None = Field(None, gt=0, description="at most this many examples")
+    name: str | None = Field(
+        None, description="what reports and attacks call it; null: what its rows say, or its file"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -285,10 +288,14 @@ class Train(Settings):
 
 
 class Page(Settings):
-    """A page of a folder with its settings, written ``name`` or ``{name: {setting: value}}``."""
+    """A page of a folder with its settings, written ``name`` or ``{name: {setting: value}}``.
+
+    An attack may be kept to the behaviors of some ``sources``: ``{name: …, sources: […]}``.
+    """
 
     name: str
     settings: dict[str, Any] = {}
+    sources: tuple[str, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -334,6 +341,9 @@ class Run(Settings):
     """The whole of it: collect, train, evaluate, report."""
 
     output: Path = Field(description="the folder everything is written to")
+    suite: Page | None = Field(
+        None, description="a page of `suites`, which fills in `data.heldout` and `evaluate`"
+    )
     title: str = Field("", description="the report's heading")
     seed: int = Field(0, ge=0)
     model: Model
@@ -344,6 +354,14 @@ class Run(Settings):
         {}, description="more trainings from the same data: a name, and what differs in `train`"
     )
     evaluate: Evaluate = Field(Evaluate(), description="see below")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_suite(cls, value: Any) -> Any:
+        """What a suite stands for, under what is written beside it."""
+        if not isinstance(value, Mapping) or not value.get("suite"):
+            return value
+        return _under(value, _suite(page(value["suite"], "suite")))
 
     @field_validator("variants")
     @classmethod
@@ -426,17 +444,34 @@ def build(tree: dict[str, Any], origin: str = "configuration") -> Run:
     return run
 
 
-def page(text: str, what: str) -> Page:
-    """A page as a command line names it: ``harm``, or YAML with its settings.
+def page(given: Any, what: str) -> Page:
+    """A page as a command line names it: ``harm``, or YAML with its settings, read or unread.
 
     Raises UserError for what is neither; whether there is such a page is not looked at.
     """
     try:
-        return Page.model_validate(yaml.safe_load(text))
+        return Page.model_validate(yaml.safe_load(given) if isinstance(given, str) else given)
     except (yaml.YAMLError, ValidationError):
         raise UserError(
-            f"{what} {text!r}: write a name, or a name with settings: 'harm: {{threshold: 0.6}}'"
+            f"{what} {given!r}: write a name, or a name with settings: 'harm: {{threshold: 0.6}}'"
         ) from None
+
+
+def _suite(chosen: Page) -> dict[str, Any]:
+    """The settings a suite stands for. Raises UserError for one that is not known or not so."""
+    found = pages.find("suites", chosen.name)
+    tree: dict[str, Any] = found.tree(settings(found, chosen.settings, f"suite.{chosen.name}"))
+    return tree
+
+
+def _under(tree: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
+    """``tree`` with what it lacks from ``below``, group by group; a list stands as it is."""
+    both = {
+        key: _under(tree[key], value)
+        for key, value in below.items()
+        if isinstance(tree.get(key), Mapping) and isinstance(value, Mapping)
+    }
+    return {**below, **tree, **both}
 
 
 def settings(page: Any, values: Mapping[str, Any], where: str) -> Any:
@@ -467,12 +502,21 @@ def _yaml(text: str, origin: str) -> Any:
 
 
 def _merge(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    for text in overrides:
+    for text in sorted(overrides, key=lambda text: not text.startswith("suite=")):
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"override {text!r}: write it as section.key=value")
-        _put(tree, key.split("."), _yaml(value, f"override {text!r}"), text)
+        _put(tree, key.split("."), given := _yaml(value, f"override {text!r}"), text)
+        if key == "suite" and given:
+            _make_room(tree)
     return tree
+
+
+def _make_room(tree: dict[str, Any]) -> None:
+    """A suite of the command line is asked instead of what the file would ask."""
+    tree.pop("evaluate", None)
+    if isinstance(tree.get("data"), dict):
+        tree["data"].pop("heldout", None)
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any, text: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from demur import config, language, manifest, models, pages, processes, records, sampler
-from demur.attempts import attempted
+from demur.attempts import Chosen, attempted
 from demur.config import Evaluate, Model, Page
 from demur.errors import UserError
 from demur.measures import Likelihood
@@ -74,10 +74,12 @@ def _refuse_weightless(model: Model, settings: Evaluate) -> None:
 def check(settings: Evaluate, behaviors: Iterable[Behavior] = ()) -> None:
     """Every attack and judge exists and takes the settings it is given, or a UserError.
 
-    So does a judge of tasks, where there are any.
+    So does a judge of tasks, where there are any, and whatever an attack is kept to.
     """
+    behaviors = list(behaviors)
     for page in settings.attacks:
         _page("attacks", page)
+        _check_sources(page, sorted({behavior.source for behavior in behaviors}))
     check_judges(settings.judges)
     if all(page.name != "exact" for page in settings.judges) and any(
         behavior.kind == "task" for behavior in behaviors
@@ -85,9 +87,19 @@ def check(settings: Evaluate, behaviors: Iterable[Behavior] = ()) -> None:
         raise UserError("data.heldout.task needs the judge `exact`: add it to evaluate.judges")
 
 
+def _check_sources(attack: Page, known: Sequence[str]) -> None:
+    for source in attack.sources:
+        if known and source not in known:
+            raise UserError(
+                pages.unknown(f"source of evaluate.attacks.{attack.name}", source, known)
+            )
+
+
 def check_judges(judges: Iterable[Page]) -> None:
     for page in judges:
         _page("judges", page)
+        if page.sources:
+            raise UserError(f"judge {page.name!r}: it judges every answer; sources are an attack's")
 
 
 def _files(settings: Evaluate) -> dict[str, str]:
@@ -112,7 +124,7 @@ def _ask(
 ) -> tuple[list[Completion], Trace | None]:
     """What takes the model; what it returns holds no more of it than its output layer."""
     target: Any = sampler.sampler(model)
-    attacks = [_page("attacks", chosen) for chosen in settings.attacks]
+    attacks = [Chosen(*_page("attacks", each), each.sources) for each in settings.attacks]
     attempts = attempted(attacks, behaviors, target, out, seed)
     target.check(attempts)
     records.write(out / "behaviors.jsonl", behaviors)

@@ -63,13 +63,14 @@ def read(config: Run) -> Materials:
 def _examples(prompts: Prompts) -> Iterator[Example]:
     for kind, given in prompts.by_kind().items():
         for source in given:
-            yield from sources.load(
+            found = sources.load(
                 source.where,
                 format=source.format,
                 split=source.split,
                 kind=kind,
                 limit=source.limit,
             )
+            yield from (replace(e, source=source.name or e.source) for e in found)
 
 
 def _refuse_overlap(train: Sequence[Example], heldout: Sequence[Behavior]) -> None:

@@ -24,6 +24,7 @@ PROVIDES = {
     "judges": ("Settings", "VERSION", "judge"),
     "sources": ("examples",),
     "exports": ("export",),
+    "suites": ("Settings", "tree"),
 }
 
 

@@ -76,7 +76,8 @@ def _pages(chosen: Any) -> dict[str, dict[str, Any]]:
         name, turn = str(page["name"]).replace("-", "_"), 2
         while name in found:
             name, turn = f"{page['name']} {turn}", turn + 1
-        found[name] = dict(page.get("settings") or {})
+        kept_to = {"sources": page["sources"]} if page.get("sources") else {}
+        found[name] = dict(page.get("settings") or {}) | kept_to
     return found
 
 

@@ -1,0 +1,1 @@
+"""Published protocols: a page says which settings one stands for."""
