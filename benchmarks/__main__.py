@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...]`: measure all, or those named, and write results.json."""
+"""`python -m benchmarks`: measure all and write results.json; with names, show only those."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import benchmarks
-from benchmarks.measure import met
+from benchmarks.measure import met, say
 
 RESULTS = Path(__file__).parent / "results.json"
 HELPERS = {"__main__", "measure"}
@@ -26,6 +26,12 @@ PACKAGES = ("demur", "torch", "transformers", "trl", "peft", "accelerate")
 def names() -> list[str]:
     """Every file here that has figures()."""
     return sorted({found.name for found in pkgutil.iter_modules(benchmarks.__path__)} - HELPERS)
+
+
+def measured(name: str) -> list[dict[str, Any]]:
+    say(name)
+    figures: list[dict[str, Any]] = import_module(f"benchmarks.{name}").figures()
+    return figures
 
 
 def machine() -> dict[str, Any]:
@@ -76,9 +82,10 @@ def main() -> None:
     chosen = parser.parse_args().name or names()
     if unknown := set(chosen) - set(names()):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(names())}")
-    figures = [one for name in chosen for one in import_module(f"benchmarks.{name}").figures()]
+    figures = [one for name in chosen for one in measured(name)]
     results = {"machine": machine(), "versions": versions(), "figures": figures}
-    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+    if chosen == names():
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
     console = Console()
     console.print(results["machine"], results["versions"], show(results))
 

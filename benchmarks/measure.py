@@ -31,9 +31,16 @@ def times(cases: Mapping[str, Case], rounds: int) -> dict[str, list[float]]:
         for name, case in cases.items():
             start = clock()
             case()
+            seconds = clock() - start
+            say(f"{name}: {seconds:.1f} s" + (f", round {turn} of {rounds}" if turn else ", warm"))
             if turn:
-                taken[name].append(clock() - start)
+                taken[name].append(seconds)
     return taken
+
+
+def say(line: str) -> None:
+    """Tell whoever waits how far it is."""
+    print(f"  {line}", file=sys.stderr, flush=True)
 
 
 def figure(
@@ -74,6 +81,7 @@ def peak_memory() -> int:
 
 def alone(module: str, *arguments: str) -> float:
     """The number that `python -m module arguments` prints last, in a process of its own."""
+    say(f"memory: {module} {' '.join(arguments)}")
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.split()[-1])

@@ -118,12 +118,13 @@ def test_the_papers_bound_keeps_its_scaling():
     assert_same(problem, problem.leaves(), {"term": "emd-bound", "bound_scale": "paper", **OFF})
 
 
+@pytest.mark.parametrize("chunk", [1, 3, 1000])
 @pytest.mark.parametrize("trained", [False, True])
 @pytest.mark.parametrize("term", TERMS)
-def test_gradcheck_of_every_term(term, trained):
+def test_gradcheck_of_every_term(term, trained, chunk):
     problem = Problem(positions=9)
     leaves = problem.leaves(trained, bias=True)
-    how = {"term": term, "chunk": 4, "scale": 0.7, "softcap": 3.0, "weights": (0.5, 2.0), **OFF}
+    how = {"term": term, "chunk": chunk, "scale": 0.7, "softcap": 3.0, "weights": (0.5, 2.0), **OFF}
     assert torch.autograd.gradcheck(lambda *x: problem.fused(*x, **how).loss, leaves)
 
 

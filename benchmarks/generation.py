@@ -1,0 +1,82 @@
+"""Answers a second: demur's decoding against a plain padded `model.generate` loop.
+
+The same prompts in batches of the same size, greedily, up to the same length; the answers end
+where the model ends them, so that they are of uneven length. Counted are the tokens of answers.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+
+from benchmarks.measure import figure, times
+from demur import chat, generate, sources
+from demur.attacks import direct
+from demur.config import Decoding, Model
+from demur.generate import Target
+from demur.records import Attempt, Behavior
+
+PROMPTS, ROUNDS = 32, 3
+DECODING = Decoding(max_new_tokens=128, batch_size=8)
+MODEL = Model(name="smollm2-135m-instruct")
+
+
+def asked() -> list[Attempt]:
+    """Shipped prompts, every other of them to be answered shortly."""
+    everyday = sources.load("demo:everyday.train", kind="everyday")[:PROMPTS]
+    behaviors = [_behavior(place, one.prompt) for place, one in enumerate(everyday)]
+    return [*direct.attack(behaviors, None, direct.Settings())]
+
+
+def _behavior(place: int, prompt: str) -> Behavior:
+    ending = " Answer in five words." if place % 2 else ""
+    return Behavior(prompt=prompt + ending, kind="everyday")
+
+
+def ours(target: Target, tokens: list[int]) -> None:
+    """As an evaluation asks."""
+    batches = target.answers(asked(), frozenset(), DECODING)
+    tokens.append(sum(answer.tokens for batch in batches for answer in batch))
+
+
+@torch.inference_mode()
+def plain(target: Target, tokens: list[int]) -> None:
+    """In the order given, padded on the left, until the last answer of a batch has ended."""
+    attempts = asked()
+    stop = sorted(generate._stop_ids(target))
+    total, size = 0, DECODING.batch_size
+    for start in range(0, len(attempts), size):
+        prompts = [generate.prompt(target, one) for one in attempts[start : start + size]]
+        ids, mask = generate._left_padded(prompts, chat.pad_id(target.tokenizer), "cpu")
+        found = target.model.generate(
+            input_ids=ids.to(target.model.device),
+            attention_mask=mask.to(target.model.device),
+            max_new_tokens=DECODING.max_new_tokens,
+            do_sample=False,
+            eos_token_id=stop,
+            pad_token_id=chat.pad_id(target.tokenizer),
+        )
+        total += sum(map(partial(_length, stop=stop), found[:, ids.shape[1] :].tolist()))
+    tokens.append(total)
+
+
+def _length(answer: list[int], stop: list[int]) -> int:
+    """Tokens before the first that ends an answer."""
+    return next((i for i, token in enumerate(answer) if token in stop), len(answer))
+
+
+def figures() -> list[dict[str, Any]]:
+    """Tokens a second, ours / theirs."""
+    target, counted = generate.target(MODEL), {"ours": [], "plain": []}
+    cases = {"ours": ours, "plain": plain}
+    taken = times(
+        {name: partial(case, target, counted[name]) for name, case in cases.items()}, ROUNDS
+    )
+    rate = {
+        name: [n / s for n, s in zip(counted[name][1:], seconds, strict=True)]
+        for name, seconds in taken.items()
+    }
+    name = "tokens a second, demur / plain model.generate"
+    return [figure(name, rate["ours"], rate["plain"], 1.5, "higher")]
