@@ -44,7 +44,7 @@ TREE = {
         ("#### $1,200.", "#### 1200", "1200"),
         ("####7 pens", "#### 7", "7"),
         ("#### -0.5", "#### -.5", "-0.5"),
-        ("#### 3\nNo:\n#### 7", "#### 7", "7"),
+        ("#### 7\n#### 8\n#### 9", "#### 7", "7"),
         ("#### 8", "#### 7", "8"),
         ("The answer is 7.", "#### 7", None),
         ("####", "#### 7", None),
@@ -60,6 +60,8 @@ TREE = {
         ("A cod swims", "A", None),
         ("The answer is A cod", "A", None),
         ("b", "B", None),
+        ("A. run\nB. ten\nC. red", "A", None),  # the choices again
+        ("A. run\nB. ten\nThe answer is B.", "B", "B"),
         ("It is an oak", "B", None),
         ("  an\nOAK. ", "An oak", "an oak"),
         ("an oak tree", "An oak", "an oak tree"),
@@ -179,6 +181,8 @@ def test_few_shot_puts_solved_tasks_before_the_question(tmp_path: Path) -> None:
     assert [m["role"] for m in found.messages] == ["user", "assistant"] * 2 + ["user"]
     assert found.messages[-1]["content"] == asked[0].prompt
     assert found.messages[1]["content"] == "#### 1,200"  # not the question's own answer
+    choice = Behavior(prompt="Which is a tree?", kind="task", answer="B")
+    assert not list(few_shot.attack([choice], None, settings))
     with pytest.raises(UserError, match=r"few_shot\.shots=3: .* has 3 solved examples"):
         config.settings(few_shot, {"examples": file, "shots": 3}, "evaluate.attacks.few_shot")
 

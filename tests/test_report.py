@@ -645,7 +645,10 @@ def test_the_language_of_the_answers_is_a_table(small, tmp_path):
 
 
 def test_solved_tasks_are_told_and_their_answers_shown(tmp_path):
-    asked = [Behavior(prompt=f"{n} + 4?", kind="task", answer=f"#### {n + 4}") for n in range(3)]
+    asked = [
+        Behavior(prompt=f"{n} + 4?", kind="task", answer=f"#### {n + 4}", source="sums.jsonl")
+        for n in range(3)
+    ]
     tried = [a for a in attempts(asked) if not a.variant]
     said = {"before": ["#### 4", "#### 5", "six"], "after": ["#### 4", "no", "no"]}
     folders = {}
@@ -660,12 +663,12 @@ def test_solved_tasks_are_told_and_their_answers_shown(tmp_path):
     page = report.build(folders, tmp_path / "out")
     found = results(page)["models"]["after"]
     assert (
-        found["figures"]["direct/task/correct"]["k"],
-        found["figures"]["direct/task/correct"]["n"],
+        found["figures"]["direct on sums.jsonl/task/correct"]["k"],
+        found["figures"]["direct on sums.jsonl/task/correct"]["n"],
     ) == (1, 3)
-    flips = found["against_first"]["direct/task/correct"]["mcnemar"]
+    flips = found["against_first"]["direct on sums.jsonl/task/correct"]["mcnemar"]
     assert (flips["b"], flips["c"], flips["p"]) == (1, 0, 1.0)
     html = parsed(page.read_text(encoding="utf-8"))
-    assert "Of 3 tasks, 2 were solved before and 1 after." in html.text
+    assert "Of 3 tasks of sums.jsonl, 2 were solved before and 1 after." in html.text
     assert {"t0-0-right", "t0-1-wrong"} <= set(html.all("id"))
     assert "owrong" in " ".join(html.all("class"))

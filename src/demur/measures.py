@@ -45,9 +45,15 @@ class Answer:
 
     @property
     def group(self) -> tuple[str, Kind]:
-        """The scenario (``prefill:k=5``) and the kind of request: what is counted together."""
+        """The scenario (``prefill:k=5``) and the kind of request: what is counted together.
+
+        Tasks of one source are: an accuracy over several sets would mean nothing.
+        """
         attack, variant = self.attempt.attack, self.attempt.variant
-        return (f"{attack}:{variant}" if variant else attack, self.completion.kind)
+        scenario = f"{attack}:{variant}" if variant else attack
+        if self.completion.kind == "task" and self.behavior.source:
+            scenario += f" on {self.behavior.source}"
+        return scenario, self.completion.kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """`few_shot`: the question after solved ones, given as earlier turns of the conversation.
 
 No attack: the usual way to ask tasks (Brown et al., arXiv 2005.14165), by which a model learns the
-form of the answer. The solved examples are the first of a file, never the question itself.
+form of the answer. The solved examples are the first of a file, never the question itself; only
+tasks answered in the same form are asked, a number or a letter say, so that several sets can be
+listed side by side, each with examples of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from demur import sources
+from demur import answers, sources
 from demur.config import Settings as Base
 from demur.errors import UserError
 from demur.records import Attempt, Behavior, Example, Kind, Message
@@ -34,7 +36,7 @@ def attack(behaviors: Sequence[Behavior], target: Any, settings: Settings) -> It
     """One attempt a behavior (``k=5``)."""
     examples = solved(settings)
     for behavior in behaviors:
-        if behavior.kind in settings.kinds:
+        if behavior.kind in settings.kinds and _alike(behavior, examples[0]):
             yield Attempt(
                 behavior=behavior.id,
                 attack="few_shot",
@@ -53,6 +55,11 @@ def solved(settings: Settings) -> list[Example]:
             "examples, and one more than shots is needed; lower it or give a longer file"
         )
     return examples
+
+
+def _alike(behavior: Behavior, example: Example) -> bool:
+    right = behavior.answer if behavior.kind == "task" else None
+    return right is None or answers.form(right) == answers.form(example.chosen or "")
 
 
 def _turns(behavior: Behavior, examples: Sequence[Example], shots: int) -> tuple[Message, ...]:

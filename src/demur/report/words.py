@@ -72,10 +72,20 @@ def verdict(table: Table, names: Sequence[str]) -> tuple[list[Sentence], list[Se
         ("direct/lookalike/refused", "harmless look-alikes", "declined", "by"),
         ("direct/everyday/refused", "everyday requests", "declined", "by"),
         ("direct/everyday/broken", "everyday answers", "broken", "with"),
-        ("direct/task/correct", "tasks", "solved", "by"),
+        *((key, _of(key), "solved", "by") for key in table if _plain_task(key)),
     )
     said = [[_sentence(table, names, *words) for words in part] for part in (changed, cost)]
     return [s for s in said[0] if s], [s for s in said[1] if s]
+
+
+def _plain_task(key: str) -> bool:
+    return key.startswith(("direct/", "direct on ")) and key.endswith("/task/correct")
+
+
+def _of(key: str) -> str:
+    """What tasks: ``direct on gsm8k.jsonl/task/correct`` counts "tasks of gsm8k.jsonl"."""
+    source = key.removesuffix("/task/correct").partition(" on ")[2]
+    return f"tasks of {source}" if source else "tasks"
 
 
 def _worst(table: Table, ending: str) -> str:
