@@ -100,9 +100,7 @@ def _row(prefix: str, name: str, field: FieldInfo) -> str:
 def _type(annotation: Any) -> str:
     text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     text = re.sub(r"(?:typing\.)?Annotated\[(\w+), [^\]]*\]", r"\1", text)
-    text = re.sub(
-        r"typing\.|demur\.config\.|demur\.endpoint\.|pathlib\._?l?o?c?a?l?\.?|NoneType", "", text
-    )
+    text = re.sub(r"typing\.|demur\.(?:\w+\.)+|pathlib\._?l?o?c?a?l?\.?|NoneType", "", text)
     return re.sub(r"\s*\|\s*None", ", or null", text)
 
 

@@ -52,6 +52,7 @@ LIGHT = [
     "demur.attacks.prefill",
     "demur.attacks.gcg",
     "demur.attacks.autodan",
+    "demur.attacks.pair",
     "demur.judges.refusal",
     "demur.recipes.dpo",
     "demur.recipes.ta_sft",

@@ -54,6 +54,11 @@ def needs(tmp_path: Path) -> dict[str, dict[str, Any]]:
             "file": rows(tmp_path / "all.jsonl", *({"question": b.prompt} for b in BEHAVIORS))
         },
         "gcg": {"steps": 2, "candidates": 4, "suffix": " ! ! ! !"},
+        "pair": {
+            "script": rows(tmp_path / "script.jsonl", *short),
+            "streams": 2,
+            "max_new_tokens": 4,
+        },
         "autodan": {
             "templates": rows(tmp_path / "short.jsonl", *short),
             "generations": 2,
