@@ -186,10 +186,13 @@ def test_what_a_server_cannot_do_is_said_before_it_is_asked(talker: Path, tmp_pa
 def test_an_attack_on_the_weights_is_refused(attack: str, talker: Path, tmp_path: Path) -> None:
     searching = PLAIN.model_copy(update={"attacks": (config.Page(name=attack),)})
     with serve(parrot) as heard:
-        with pytest.raises(UserError, match="an attack of this run needs its weights"):
-            asked = model(heard.url, tokenizer=str(talker))
+        asked = model(heard.url, tokenizer=str(talker))
+        with pytest.raises(UserError, match=f"attack '{attack}' needs the weights, and 'm' is ser"):
             evaluate.evaluate(asked, BEHAVIORS[:1], searching, tmp_path / "out")
+        with pytest.raises(UserError, match="an attack of this run needs its weights"):
+            assert sampler.sampler(asked).model  # as an attack of somebody's own may
         assert heard.bodies == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_server_that_dies_costs_no_answer(tmp_path: Path) -> None:

@@ -64,11 +64,15 @@ def evaluate(
 
 
 def _refuse_weightless(model: Model, settings: Evaluate) -> None:
-    if model.endpoint and settings.likelihood:
-        raise UserError(
-            f"evaluate.likelihood=true needs the weights, and {model.name!r} is served at "
-            f"{model.endpoint.base_url}: leave it null"
-        )
+    """A served model has no gradients and no likelihoods. Raises UserError before it is asked."""
+    if not model.endpoint:
+        return
+    served = f"needs the weights, and {model.name!r} is served at {model.endpoint.base_url}"
+    if settings.likelihood:
+        raise UserError(f"evaluate.likelihood=true {served}: leave it null")
+    for page in settings.attacks:
+        if getattr(pages.find("attacks", page.name), "WEIGHTS", False):
+            raise UserError(f"attack {page.name!r} {served}: take it out of evaluate.attacks")
 
 
 def check(settings: Evaluate, behaviors: Iterable[Behavior] = ()) -> None:

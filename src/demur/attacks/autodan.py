@@ -18,6 +18,8 @@ from demur.attacks._files import shipped
 from demur.attacks._genes import Text
 from demur.records import Attempt, Behavior
 
+WEIGHTS = True  # it reads likelihoods, which a served model does not give
+
 
 class Settings(_search.Wanted):
     """The first texts, and the budget: generations times population asks the model so often."""

@@ -19,6 +19,8 @@ from demur.records import Attempt, Behavior
 if TYPE_CHECKING:
     from demur.attacks._slots import Ids, Slot
 
+WEIGHTS = True  # it reads likelihoods, which a served model does not give
+
 
 class Settings(_search.Wanted):
     """The budget: every step asks the model ``candidates`` times and takes one gradient."""
