@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from random import Random
@@ -584,6 +585,45 @@ def test_a_judge_of_harm_leads_the_page(small, tmp_path):
     assert told in parsed(html).text
     unscored = html[html.index('id="t0-0-unscored"') :]
     assert re.findall(r'href="#t0\.(\d)"', unscored[: unscored.index("</dd>")]) == ["1"]
+
+
+def test_every_source_of_a_kind_has_its_own_rate(small, tmp_path):
+    """Requests 1 and 2 are of one benchmark, 3 and 4 of another; look-alikes of one alone."""
+    for folder in small.values():
+        asked = records.read(folder / "behaviors.jsonl", Behavior)
+        of = [("Q-Harm|" if int(b.prompt[-2]) <= 2 else "<i>CoNa") for b in asked]
+        named = [replace(b, source=source) for b, source in zip(asked, of, strict=True)]
+        records.write(folder / "behaviors.jsonl", named)
+    page = report.build(small, tmp_path / "out")
+    before, after = (results(page)["models"][name]["sources"] for name in small)
+    assert before.keys() == after.keys() == {"Q-Harm|", "<i>CoNa"}
+    counts = {
+        (model, source, key.rpartition("/")[2]): (figure["k"], figure["n"])
+        for model, of in (("before", before), ("after", after))
+        for source, told in of.items()
+        for key, figure in told["figures"].items()
+        if key.startswith("direct/harmful")
+    }
+    assert counts["before", "Q-Harm|", "complied"] == (2, 2)
+    assert counts["before", "<i>CoNa", "complied"] == (1, 2)
+    assert counts["after", "Q-Harm|", "refused"] == (2, 2)
+    assert counts["after", "<i>CoNa", "refused"] == (0, 1)
+    assert all(key.startswith("direct/harmful") for key in before["Q-Harm|"]["figures"])
+    against = after["Q-Harm|"]["against_first"]["direct/harmful/complied"]
+    assert (against["n"], against["mcnemar"]["b"], before["Q-Harm|"]["against_first"]) == (2, 2, {})
+    html, text = page.read_text("utf-8"), page.with_name("report.md").read_text("utf-8")
+    assert "<h4>&lt;i&gt;CoNa</h4>" in html and not parsed(html).open
+    assert "## By source" in text and "### Q-Harm\\|" in text
+    below = text[text.index("### Q-Harm") : text.index("### \\<i")]
+    assert "| Harmful requests answered (direct) | lower | 100.0 % (" in below
+    assert "look-alike" not in below.lower()
+
+
+def test_one_source_is_not_told_again(small, tmp_path):
+    page = report.build(small, tmp_path / "out")
+    assert results(page)["models"]["after"]["sources"] == {}
+    assert "By source" not in page.read_text("utf-8")
+    assert "By source" not in page.with_name("report.md").read_text("utf-8")
 
 
 def test_one_evaluation_alone(small, tmp_path):

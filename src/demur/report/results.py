@@ -11,7 +11,8 @@ from demur import __version__, measures
 from demur.errors import UserError
 from demur.measures import Evaluation, Figure
 from demur.metrics import Rate
-from demur.report import compare, notes, positions, runs, speech, tables
+from demur.report import notes, positions, runs, speech, tables
+from demur.report.by_source import Side, by_source, side_by_side
 from demur.report.compare import Comparison
 from demur.report.runs import Training
 from demur.report.words import Table
@@ -22,13 +23,15 @@ class Measured:
     """Evaluations by name with every figure, and how each compares with the first.
 
     ``table`` has a key and each evaluation's figure; ``comparisons`` are by key, one mapping for
-    each evaluation, the first one's empty. ``training`` goes by the same names.
+    each evaluation, the first one's empty; ``sources`` has both for each source of several.
+    ``training`` goes by the same names.
     """
 
     evaluations: Mapping[str, Evaluation]
     training: Mapping[str, Training]
     table: Table
     comparisons: Sequence[Mapping[str, Comparison]]
+    sources: Mapping[str, Side]
     versions: Mapping[str, str]
     primary: str
 
@@ -50,20 +53,19 @@ def gather(
     loaded = {name: measures.load(folder) for name, folder in evaluations.items()}
     trained = {name: runs.load(folder) for name, folder in training.items()}
     versions = notes.judges(loaded, force)
-    table = tables.by_key([measures.measure(e, primary) for e in loaded.values()])
-    first, *others = loaded.values()
-    found = [{}, *(compare.compare(first, other, primary) for other in others)]
-    return Measured(loaded, trained, table, found, versions, primary)
+    whole = side_by_side(list(loaded.values()), primary)
+    parts = by_source(list(loaded.values()), primary)
+    return Measured(loaded, trained, whole.table, whole.comparisons, parts, versions, primary)
 
 
 def plain(found: Measured) -> dict[str, Any]:
     """What ``results.json`` holds."""
     models = {
         name: {
-            "figures": figures(row[place] for row in found.table.values()),
-            "against_first": {
-                key: asdict(one) | {"clear": one.clear}
-                for key, one in found.comparisons[place].items()
+            **_plain(found.table, found.comparisons, place),
+            "sources": {
+                source: _plain(side.table, side.comparisons, place)
+                for source, side in found.sources.items()
             },
             "first_refusal": positions.counts(evaluation),
             "language": speech.plain(evaluation),
@@ -79,6 +81,13 @@ def plain(found: Measured) -> dict[str, Any]:
         "primary": found.primary,
         "notes": notes.warnings(found.evaluations, found.primary),
     }
+
+
+def _plain(
+    table: Table, comparisons: Sequence[Mapping[str, Comparison]], place: int
+) -> dict[str, Any]:
+    against = {k: asdict(one) | {"clear": one.clear} for k, one in comparisons[place].items()}
+    return {"figures": figures(row[place] for row in table.values()), "against_first": against}
 
 
 def figures(found: Iterable[Figure | None]) -> dict[str, Any]:

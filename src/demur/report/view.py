@@ -43,6 +43,10 @@ def view(
         "effort": notes.effort(training),
         "notes": notes.warnings(evaluations, found.primary),
         "headline": tables.headline(found.table, found.comparisons, groups),
+        "sources": {
+            words.line(source) or "no source": tables.headline(side.table, side.comparisons, [])
+            for source, side in found.sources.items()
+        },
         "bars": _bars(found.table, names),
         "columns": speech.COLUMNS,
         "speech": speech.table(evaluations.values()),
