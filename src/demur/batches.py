@@ -104,10 +104,14 @@ def _check(rows: Sequence[Row], streams: Mapping[str, list[Row]], mix: Mapping[s
     found = sorted({row.kind for row in rows})
     if min(mix.values()) < 0:
         raise UserError(f"train.mix={dict(mix)}: a part cannot be negative; 0 leaves a kind out")
-    if any(not streams[kind] and part for kind, part in mix.items()) or set(found) - set(mix):
+    unknown = [kind for kind, part in mix.items() if part and not streams[kind]]
+    left = [kind for kind in found if kind not in mix]
+    if unknown or left:
+        said = [f"names {', '.join(unknown)}"] * bool(unknown)
+        said += [f"says nothing of {', '.join(left)}"] * bool(left)
         raise UserError(
-            f"train.mix={dict(mix)} and the rows do not agree: the rows are of the kinds "
-            f"{', '.join(found)}; give each a part (0 leaves it out)"
+            f"train.mix {' and '.join(said)}, but the rows are of the kinds {', '.join(found)}: "
+            "give each of these a part (0 leaves it out), or take every row with train.mix={}"
         )
     if not any(mix.values()):
         raise UserError(f"train.mix={dict(mix)} leaves every kind out")
