@@ -1,8 +1,12 @@
-"""Real rows with their tokens coloured by what they are told: context, learn, avoid."""
+"""Real rows with their tokens coloured by what they are told: context, learn, avoid.
+
+Where there is no colour, as in a file or a pipe, marks stand around them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
@@ -21,6 +25,7 @@ STYLES = {
     "avoid": "black on orange1",
     "both": "black on orchid1",
 }
+MARKS = {"learn": "+", "avoid": "-", "both": "±"}
 
 
 def show(config: Run, count: int, console: Console | None = None) -> None:
@@ -29,15 +34,16 @@ def show(config: Run, count: int, console: Console | None = None) -> None:
     Raises UserError if there is not an answer to make a row of: collect first.
     """
     console = console or Console()
+    marks = console.no_color or console.color_system is None
     materials = prepare(config)
     tokenizer, examples = models.tokenizer(config.model), _examples(config, materials)
-    console.print(_legend())
+    console.print(_legend(marks))
     for name, setting in config.trainings().items():
         console.rule(f"{name} ({setting.recipe})")
         rows = training.rows(examples, tokenizer, setting, config.seed)
         for row in _some(rows, count):
             console.print(Text(f"{row.kind}  {len(row)} tokens, {row.targets} told", "bold"))
-            console.print(paint(row, tokenizer), "")
+            console.print(paint(row, tokenizer, marks), "")
 
 
 def _examples(config: Run, materials: Materials) -> Sequence[Example]:
@@ -57,29 +63,36 @@ def _some(rows: Iterable[Row], count: int) -> list[Row]:
     return [row for same in shown.values() for row in same[:count]]
 
 
-def paint(row: Row, tokenizer: Any) -> Text:
-    """The row's tokens side by side, each in the colour of its targets.
+def paint(row: Row, tokenizer: Any, marks: bool = False) -> Text:
+    """The row's tokens side by side, each in the colour of its targets, or within their ``marks``.
 
     A token that is told to learn something else than itself is followed by → and that token.
     """
     text = Text()
-    for token, learn, avoid in zip(row.input_ids, row.labels, row.avoid, strict=True):
-        text.append(tokenizer.decode([token]), _style(learn, avoid))
-        if learn not in (chat.IGNORE, token):
-            text.append(f"→{tokenizer.decode([learn])}", "green")
+    for told, run in groupby(zip(row.input_ids, row.labels, row.avoid, strict=True), _told):
+        begin, end = _marks(told) if marks else ("", "")
+        text.append(begin)
+        for token, learn, _ in run:
+            text.append(tokenizer.decode([token]), STYLES[told])
+            if learn not in (chat.IGNORE, token):
+                text.append(f"→{tokenizer.decode([learn])}", "green")
+        text.append(end)
     return text
 
 
-def _style(learn: int, avoid: int) -> str:
-    told = (learn != chat.IGNORE, avoid != chat.IGNORE)
-    return {
-        (False, False): STYLES["context"],
-        (True, False): STYLES["learn"],
-        (False, True): STYLES["avoid"],
-        (True, True): STYLES["both"],
-    }[told]
+def _told(position: tuple[int, int, int]) -> str:
+    _, learn, avoid = position
+    if avoid == chat.IGNORE:
+        return "context" if learn == chat.IGNORE else "learn"
+    return "avoid" if learn == chat.IGNORE else "both"
 
 
-def _legend() -> Text:
+def _marks(told: str) -> tuple[str, str]:
+    return (f"{MARKS[told]}[", "]") if told in MARKS else ("", "")
+
+
+def _legend(marks: bool) -> Text:
+    if marks:
+        return Text("  ".join(name.join(_marks(name)) for name in STYLES))
     parts = [(f" {name} ", style) for name, style in STYLES.items()]
     return Text.assemble(*(piece for part in parts for piece in (part, " ")))
