@@ -6,10 +6,11 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from demur import __version__
 from demur.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ def _example(command: str) -> str:
 app = typer.Typer(
     help="Make a language model decline what it should, keep the rest helpful, and prove both.",
     epilog=_example("demur run configs/demo.yaml train.lambda=0.5 output=runs/half"),
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -46,13 +46,41 @@ Training = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 
 
+# Click's, or in later versions typer's own copy of it, which has no public name.
+UsageError: Any = typer.BadParameter.__base__
+
+
 def main() -> None:
     """Run the command line; what the user can mend is one line and exit code 2."""
     try:
-        app()
+        given = sys.argv[1:] or ["--help"]
+        sys.exit(app(given, prog_name="demur", standalone_mode=False))
+    except UsageError as error:
+        verb = error.ctx.command_path if error.ctx else "demur"
+        _complain(f"{error.format_message().rstrip('.')}; see `{verb} --help`")
     except UserError as error:
-        print(f"demur: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _complain(str(error))
+
+
+def _complain(text: str) -> None:
+    print(f"demur: {' '.join(text.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(f"demur {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _any_verb(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
 
 
 def _load(config: Path, overrides: list[str] | None, model: str | None = None) -> Run:
