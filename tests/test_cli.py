@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import talkative
-from demur import cli, config, models, pipeline
+from demur import __version__, cli, config, models, pipeline
 
 VERBS = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
 
@@ -53,7 +53,7 @@ def file(tmp_path: Path, tiny_model_path: Path) -> Path:
         (["train.batch_size=many"], "train.batch_size='many'"),
         (["train.recipe=tasft"], "unknown recipe 'tasft'"),
         (["train.preset=pape"], "unknown train.preset 'pape'"),
-        (["variants={half: {lamda: 1}}"], "variants.half: unknown setting"),
+        (["variants={half: {lamda: 1}}"], "did you mean 'variants.half.lambda'?"),
         (["evaluate.attacks=[prefil]"], "unknown attack 'prefil'"),
         (["evaluate.judges=[refusl]"], "unknown judge 'refusl'"),
         (["data.train.harmful=[none.jsonl]"], "no such file or folder: none.jsonl"),
@@ -86,7 +86,7 @@ def test_an_output_that_cannot_be_made_is_refused_before_the_weights(
     # Root may write everywhere but here.
     code, _, err = demur(monkeypatch, capsys, "collect", str(file), "output=/proc/no/such")
     assert (code, err.count("\n")) == (2, 1)
-    assert "choose another output" in err
+    assert "output=/proc/no/such: /proc cannot be written to; choose another output" in err
 
 
 def test_a_missing_file_and_an_unknown_training(
@@ -103,8 +103,23 @@ def test_a_missing_file_and_an_unknown_training(
 def test_a_wrong_command_line_exits_with_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for arguments in (["nosuchverb"], ["run"], ["run", "x.yaml", "--nosuchoption"]):
-        assert demur(monkeypatch, capsys, *arguments)[0] == 2
+    for arguments, says in [
+        (["nosuchverb"], "No such command 'nosuchverb'; see `demur --help`"),
+        (["run"], "; see `demur run --help`"),
+        (["run", "x.yaml", "--nosuchoption"], "--nosuchoption"),
+        (["preview", "x.yaml", "--rows", "0"], "Invalid value for '--rows'"),
+    ]:
+        code, out, err = demur(monkeypatch, capsys, *arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("demur: ") and err.count("\n") == 1 and says in err
+
+
+def test_the_version_is_told_and_nothing_asked_is_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert demur(monkeypatch, capsys, "--version") == (0, f"demur {__version__}\n", "")
+    code, out, err = demur(monkeypatch, capsys)
+    assert (code, err) == (0, "") and "Usage: demur" in out
 
 
 def test_a_message_of_several_lines_becomes_one(

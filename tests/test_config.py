@@ -113,11 +113,16 @@ def test_an_override_may_fill_in_what_the_file_leaves_out(tmp_path: Path) -> Non
         ("variants={before: {}}", "'before' cannot be the name of a variant"),
         ("variants={after: {}}", "'after' cannot be the name of a variant"),
         ("variants={../up: {}}", "'../up' cannot be the name of a variant"),
-        ("variants={half: {lamda: 2}}", "variants.half: unknown setting 'train.lamda'"),
-        ("variants={half: {lambda: -2}}", "variants.half: train.lambda=-2"),
-        ("variants={half: {lora: {r: 0}}}", "variants.half: train.lora.r=0"),
-        ("variants={half: {preset: nope}}", "unknown train.preset 'nope'"),
+        ("variants={half: {lamda: 2}}", "unknown setting 'variants.half.lamda'"),
+        ("variants={half: {lambda: -2}}", "variants.half.lambda=-2"),
+        ("variants={half: {lora: {r: 0}}}", "variants.half.lora.r=0"),
+        ("variants={half: {preset: nope}}", "unknown variants.half.preset 'nope'"),
         ("variants={half: {recipe: nope}}", "unknown recipe 'nope'"),
+        ("variants={half: {lambda: x}}", "variants.half.lambda='x': input should be"),
+        ("variants={half: {lora: {rr: 1}}}", "did you mean 'variants.half.lora.r'?"),
+        ("variants={half: {max_steps: 0}}", "variants.half.max_steps=0: give 1 or more"),
+        ("variants={half: {preset: 3}}", "variants.half.preset=3: write a name"),
+        ("variants={half: {recipe: 3}}", "variants.half.recipe=3: write a name"),
         ("variants.half=", "variants.half=None"),
     ],
 )
@@ -128,7 +133,7 @@ def test_what_is_refused(file: Path, override: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"", "a configuration is a mapping of settings, not None"),
+        (b"", "bad.yaml is empty: write `output` and `model` at least"),
         (b"[1]", "a configuration is a mapping of settings, not [1]"),
         (b"a: b: c", "not YAML: mapping values are not allowed here"),
         (b"title: \xff", "cannot be read as text"),
@@ -143,7 +148,7 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes, says: s
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert "no such configuration file" in refusal(tmp_path / "none.yaml")
-    assert "cannot be read as text" in refusal(tmp_path)
+    assert "is a folder: name a run's YAML file" in refusal(tmp_path)
 
 
 def test_a_page_refuses_settings_it_does_not_have() -> None:

@@ -338,7 +338,7 @@ def test_rows_without_a_target_are_refused(tree: dict[str, Any]) -> None:
         | {"data": tree["data"] | {"train": {"harmful": tree["data"]["train"]["harmful"]}}}
     )
     assert "leaves no target before" in refusal(tree | {"train": {"max_length": 5}})
-    assert "train.mix={'lern': 1} and the rows do not agree" in refusal(
+    assert "train.mix names lern and says nothing of" in refusal(
         tree | {"train": {"mix": {"lern": 1}}}
     )
 
@@ -482,6 +482,16 @@ def test_preview_shows_rows_as_they_are_trained(whole: Run) -> None:
     assert coloured.count(learnt) > 5
 
 
+def test_preview_without_colours_marks_what_is_told(
+    whole: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preview.show(whole, 1)
+    text = capsys.readouterr().out
+    assert "context  +[learn]  -[avoid]  ±[both]" in text
+    example = records.read(whole.output / "collect" / "train.jsonl", Example)[0]
+    assert f"-[{example.rejected}]" in text.replace("\n", "")
+
+
 def test_each_token_has_the_colour_of_its_targets(whole: Run) -> None:
     def marked(text: Any, style: str) -> str:
         return "".join(text.plain[s.start : s.end] for s in text.spans if s.style == style)
@@ -492,6 +502,8 @@ def test_each_token_has_the_colour_of_its_targets(whole: Run) -> None:
     row = chat.avoid_row(turn, frozenset(tokenizer.all_special_ids))
     painted = preview.paint(row, tokenizer)
     assert painted.plain == tokenizer.decode(row.input_ids)
+    told = preview.paint(row, tokenizer, marks=True).plain
+    assert told == painted.plain.replace("Sure, mix it.", "-[Sure, mix it.]")
     assert marked(painted, preview.STYLES["avoid"]) == "Sure, mix it."
     assert marked(painted, preview.STYLES["learn"]) == ""
     learnt = preview.paint(chat.learn_row(turn), tokenizer)

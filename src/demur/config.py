@@ -395,16 +395,23 @@ class Run(Settings):
 
 def _variant(name: str, base: Train, changes: dict[str, Any]) -> Train:
     """A variant keeps the base's fit; its method settings too where the recipe is the same."""
-    recipe = _text(f"variants.{name}.recipe", changes.get("recipe", base.recipe))
+    try:
+        return Train.model_validate(_varied(base, changes))
+    except ValidationError as error:
+        said = explain(error, Train, "train.")
+    except UserError as error:
+        said = str(error)
+    raise UserError(said.replace("train.", f"variants.{name}.")) from None
+
+
+def _varied(base: Train, changes: dict[str, Any]) -> dict[str, Any]:
+    recipe = _text("train.recipe", changes.get("recipe", base.recipe))
     kept = base.fit.model_dump(exclude_unset=True)
     if recipe == base.recipe:
         kept |= base.method.model_dump(exclude_unset=True, by_alias=True)
     preset = _preset(pages.find("recipes", recipe), changes.get("preset"))
     own = {key: value for key, value in changes.items() if key != "preset"}
-    try:
-        return Train.model_validate({"recipe": recipe} | kept | preset | own)
-    except ValidationError as error:
-        raise UserError(f"variants.{name}: {explain(error, Train, 'train.')}") from None
+    return {"recipe": recipe} | kept | preset | own
 
 
 def _preset(page: Any, name: Any) -> dict[str, Any]:
@@ -487,8 +494,12 @@ def _read(path: Path) -> dict[str, Any]:
         tree = _yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise UserError(f"no such configuration file: {path}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder: name a run's YAML file, in it or elsewhere") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as text: {error}") from None
+    if tree is None:
+        raise UserError(f"{path} is empty: write `output` and `model` at least")
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a configuration is a mapping of settings, not {tree!r:.60}")
     return tree

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from demur import models, sources
@@ -82,12 +82,16 @@ def _refuse_overlap(train: Sequence[Example], heldout: Sequence[Behavior]) -> No
 
 
 def _writable(folder: Path) -> None:
-    """Looked at without making the folder: what is refused for another reason leaves nothing."""
+    """Tried without making the folder: what is refused for another reason leaves nothing."""
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise UserError(f"output={folder}: {there} is a file; choose another output")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"output={folder}: {there} cannot be written to; choose another output")
+    try:  # rights alone do not tell: root has all of them, and may write nothing to /proc
+        TemporaryDirectory(dir=there).cleanup()
+    except OSError:
+        raise UserError(
+            f"output={folder}: {there} cannot be written to; choose another output"
+        ) from None
 
 
 def _kinds(
