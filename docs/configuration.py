@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import yaml
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -93,15 +96,60 @@ def _section(
 
 def _row(prefix: str, name: str, field: FieldInfo) -> str:
     key = f"`{prefix}{field.alias or name}`"
-    cells = (key, _type(field.annotation), _default(field), field.description or "")
+    cells = (key, _type(field.annotation, field.metadata), _default(field), field.description or "")
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _type(annotation: Any) -> str:
-    text = annotation.__name__ if isinstance(annotation, type) else str(annotation)
-    text = re.sub(r"(?:typing\.)?Annotated\[(\w+), [^\]]*\]", r"\1", text)
-    text = re.sub(r"typing\.|demur\.(?:\w+\.)+|pathlib\._?l?o?c?a?l?\.?|NoneType", "", text)
-    return re.sub(r"\s*\|\s*None", ", or null", text)
+NOUNS = {
+    int: "whole number",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    Path: "path",
+    Any: "value",
+    config.Page: "page",
+}
+LIMITS = {Gt: "above", Ge: "at least", Lt: "below", Le: "at most"}
+
+
+def _type(annotation: Any, limits: Sequence[Any] = (), plural: bool = False) -> str:
+    """A type in words: `list of texts`, `number above 0, or null`."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(inner[0], [*limits, *inner[1:]], plural)
+    if origin in (Union, UnionType):
+        return _either(
+            [_type(each, limits, plural) for each in inner if each is not NoneType], inner
+        )
+    if origin is Literal:
+        return " or ".join(f"`{_yaml(value)}`" for value in inner)
+    if origin is tuple:
+        some = ", not empty" if any(isinstance(limit, MinLen) for limit in limits) else ""
+        return f"list of {_type(inner[0], plural=True)}{some}"
+    if origin is dict:
+        return f"mapping of {_type(inner[0], plural=True)} to {_type(inner[1], plural=True)}"
+    return f"{_noun(annotation, plural)}{_limits(limits)}"
+
+
+def _either(said: list[str], inner: Sequence[Any]) -> str:
+    return " or ".join(said) + (", or null" if NoneType in inner else "")
+
+
+def _noun(annotation: Any, plural: bool) -> str:
+    settings = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    noun = NOUNS.get(annotation, "settings" if settings else annotation.__name__)
+    return noun if not plural or noun.endswith(("s", "false")) else f"{noun}s"
+
+
+def _limits(limits: Sequence[Any]) -> str:
+    """Bounds, those that pydantic keeps together taken apart."""
+    said = [
+        f" {word} {getattr(limit, name):g}"
+        for limit in limits
+        for kind, word in LIMITS.items()
+        if (name := kind.__name__.lower()) and getattr(limit, name, None) is not None
+    ]
+    return " and".join(said)
 
 
 def _default(field: FieldInfo) -> str:
@@ -111,7 +159,13 @@ def _default(field: FieldInfo) -> str:
         isinstance(field.default, tuple) and any(isinstance(x, BaseModel) for x in field.default)
     ):
         return _brief(field.default)
-    return f"`{'null' if field.default is None else field.default}`"
+    return f"`{_yaml(field.default)}`"
+
+
+def _yaml(value: Any) -> str:
+    """A value as it is written in a configuration."""
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=1000)
+    return text.removesuffix("...\n").strip()
 
 
 def _brief(value: Any) -> str:

@@ -29,6 +29,20 @@ def test_the_configuration_reference_is_the_settings() -> None:
     assert written == _generator().page(), "run `make docs`"
 
 
+def test_the_reference_speaks_of_types_and_defaults_in_words() -> None:
+    written = _generator().page()
+    for row in (
+        "| `tokens` | list of whole numbers above 0 | `[5, 20]` |",
+        "| `evaluate.max_unscored` | number at least 0 and at most 1 | `0.05` |",
+        "| `collect.limit` | whole number above 0, or null | `null` |",
+        "| `evaluate.judges` | list of pages, not empty | `refusal`, `broken`, `exact` |",
+        "| `train.mix` | mapping of texts to whole numbers at least 0 | `{}` |",
+    ):
+        assert row in written
+    for python in ("tuple[", "Literal[", "None", "True", "Annotated", "Path"):
+        assert f"| {python}" not in written and f"`{python}`" not in written
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
