@@ -225,5 +225,5 @@ def test_demur_judge_reads_the_right_answer_of_strangers_rows(tmp_path: Path) ->
     ]
     file = tmp_path / "answers.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in told), encoding="utf-8")
-    found = judging.judge(file, ["exact"])["exact"]
+    found = judging.judge(file, ["exact"]).labels["exact"]
     assert (found["correct"]["rate"], found["correct"]["n"]) == (0.5, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import talkative
 from demur import judging, metrics, records
 from demur.errors import UserError
+from demur.judging import Judged
 from demur.records import Completion, Label, Verdict
 
 NO, YES = "I'm sorry, but I can't help with that.", "Certainly. First you mix flour and water."
@@ -27,7 +29,7 @@ def completion(prompt: str, text: str) -> Completion:
 
 def refused(file: Path) -> dict[str, Any]:
     found = judging.judge(file, ["refusal"])
-    return dict(found["refusal"]["refused"])
+    return dict(found.labels["refusal"]["refused"])
 
 
 EXPECTED = {"rate": 2 / 3, "n": 3, "unscored": 1}
@@ -144,8 +146,8 @@ def test_a_label_nobody_got_is_there_with_zero() -> None:
 def test_doubt_alone_is_no_rate_and_still_json() -> None:
     shares = judging.shares(verdicts("unscored"), known=("refused",))
     assert shares == {"refused": {"rate": None, "low": 0.0, "high": 1.0, "n": 0, "unscored": 1}}
-    assert "NaN" not in judging.as_json({"refusal": shares})
-    assert "-  [0.0%, 100.0%]  n=0  unscored=1" in judging.as_lines({"refusal": shares})
+    assert "NaN" not in judging.as_json(Judged({"refusal": shares}))
+    assert "-  [0.0%, 100.0%]  n=0  unscored=1" in judging.as_lines(Judged({"refusal": shares}))
 
 
 def test_a_judges_own_labels_are_all_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +165,7 @@ def test_a_judges_own_labels_are_all_there(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.syspath_prepend(tmp_path)
     file = tmp_path / "completions.jsonl"
     records.write(file, [completion("q", YES)])
-    found = judging.judge(file, ["lab_strict.page"])["lab_strict.page"]
+    found = judging.judge(file, ["lab_strict.page"]).labels["lab_strict.page"]
     assert {label: share["rate"] for label, share in found.items()} == {"safe": 1, "harmful": 0}
 
 
@@ -179,6 +181,31 @@ def test_one_judge_is_flat_and_several_are_named(tmp_path: Path) -> None:
     assert two["broken"]["broken"]["rate"] == 0.25
 
 
+def test_several_attacks_and_kinds_have_a_block_each(tmp_path: Path) -> None:
+    asked = [completion("q", YES), completion("r", NO)]
+    begun = [replace(each, attempt="begun", attack="prefill") for each in asked[:1]]
+    plain = [replace(completion("s", YES), kind="everyday")]
+    records.write(tmp_path / "c.jsonl", [*asked, *begun, *plain])
+    found = judging.judge(tmp_path / "c.jsonl", ["refusal"])
+    told = json.loads(judging.as_json(found))
+    assert told.keys() == {"refused", "complied", "groups"}
+    assert (told["refused"]["rate"], told["refused"]["n"]) == (0.25, 4)
+    counts = {
+        name: (of["refused"]["rate"], of["refused"]["n"]) for name, of in told["groups"].items()
+    }
+    assert counts == {
+        "direct/harmful": (0.5, 2),
+        "prefill/harmful": (0, 1),
+        "direct/everyday": (0, 1),
+    }
+    pooled, *blocks = judging.as_lines(found).split("\n\n")
+    assert pooled.startswith("refusal      refused     25.0%")
+    assert [block.partition("\n")[0] for block in blocks] == list(counts)
+    assert "refusal      refused     50.0%" in blocks[0]
+    two = json.loads(judging.as_json(judging.judge(tmp_path / "c.jsonl", ["refusal", "broken"])))
+    assert two["groups"]["prefill/harmful"]["broken"]["intact"]["n"] == 1
+
+
 def test_verdicts_can_be_kept(tmp_path: Path) -> None:
     records.write(tmp_path / "c.jsonl", [completion(*pair) for pair in ANSWERS.items()])
     judging.judge(tmp_path / "c.jsonl", ["refusal"], out=tmp_path / "kept" / "verdicts.jsonl")
@@ -191,8 +218,8 @@ def test_verdicts_can_be_kept(tmp_path: Path) -> None:
 def test_a_judge_takes_its_settings(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     talkative.write_rows(file, [{"question": q, "response": a} for q, a in ANSWERS.items()])
-    sure = judging.judge(file, ["harm: {threshold: 0.99}"])["harm"]
-    quick = judging.judge(file, ["harm: {threshold: 0.01}"])["harm"]
+    sure = judging.judge(file, ["harm: {threshold: 0.99}"]).labels["harm"]
+    quick = judging.judge(file, ["harm: {threshold: 0.01}"]).labels["harm"]
     assert sure["harmful"]["rate"] < quick["harmful"]["rate"]
     with pytest.raises(UserError, match="write a name, or a name with settings"):
         judging.judge(file, ["harm: {"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
@@ -15,14 +16,26 @@ from demur.records import Behavior, Completion, Example, Kind, Verdict
 from demur.rows import Row, rows
 
 Shares = dict[str, dict[str, Any]]
+ByJudge = Mapping[str, Shares]
 
 QUESTIONS = ("question", "prompt")
 ANSWERS = ("response", "completion", "answer")
 KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
 
-def judge(file: Path, judges: Sequence[str], out: Path | None = None) -> dict[str, Shares]:
+@dataclass(frozen=True, slots=True)
+class Judged:
     """Each judge's labels in a file: ``{judge: {label: {rate, low, high, n, unscored}}}``.
+
+    ``groups`` has the same by attack and kind, ``prefill/harmful``, if there are several.
+    """
+
+    labels: ByJudge
+    groups: Mapping[str, ByJudge] = field(default_factory=dict)
+
+
+def judge(file: Path, judges: Sequence[str], out: Path | None = None) -> Judged:
+    """What each judge says of a file of answers.
 
     A judge is a page's name, or YAML with its settings: ``harm: {threshold: 0.6}``. ``out``
     keeps the verdicts. Raises UserError for a file without answers or an unknown judge.
@@ -34,7 +47,25 @@ def judge(file: Path, judges: Sequence[str], out: Path | None = None) -> dict[st
     verdicts = {page.name: list(evaluate.verdicts(page, answers)) for page in chosen}
     if out is not None:
         records.write(out, [v for each in verdicts.values() for v in each])
+    return Judged(_shares(verdicts), _groups(answers, verdicts))
+
+
+def _shares(verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, Shares]:
     return {name: shares(each, labels(name)) for name, each in verdicts.items()}
+
+
+def _groups(
+    answers: Sequence[Completion], verdicts: Mapping[str, Sequence[Verdict]]
+) -> dict[str, ByJudge]:
+    of = {answer.id: f"{answer.attack}/{answer.kind}" for answer in answers}
+    if len(names := dict.fromkeys(of.values())) < 2:
+        return {}
+    return {
+        group: _shares(
+            {j: [v for v in each if of[v.completion] == group] for j, each in verdicts.items()}
+        )
+        for group in names
+    }
 
 
 def _refuse_twice(names: Sequence[str]) -> None:
@@ -126,13 +157,23 @@ def _plain(rate: metrics.Rate) -> dict[str, Any]:
     }
 
 
-def as_json(found: Mapping[str, Shares]) -> str:
-    """One judge's labels by themselves; those of several under the judges' names."""
-    return json.dumps(found if len(found) > 1 else next(iter(found.values())), indent=2)
+def as_json(found: Judged) -> str:
+    """One judge's labels by themselves, those of several under the judges' names; groups beside."""
+    groups = {name: _flat(labels) for name, labels in found.groups.items()}
+    return json.dumps(dict(_flat(found.labels)) | ({"groups": groups} if groups else {}), indent=2)
 
 
-def as_lines(found: Mapping[str, Shares]) -> str:
-    """A line a label, for people."""
+def _flat(labels: ByJudge) -> Mapping[str, Any]:
+    return labels if len(labels) > 1 else next(iter(labels.values()))
+
+
+def as_lines(found: Judged) -> str:
+    """A line a label, for people; a block a group, where there are several."""
+    blocks = [f"{name}\n{_lines(labels)}" for name, labels in found.groups.items()]
+    return "\n\n".join([_lines(found.labels), *blocks])
+
+
+def _lines(found: ByJudge) -> str:
     return "\n".join(
         f"{name:<12} {label:<10} {_percent(s['rate'])}  [{s['low']:.1%}, {s['high']:.1%}]  "
         f"n={s['n']}  unscored={s['unscored']}"
