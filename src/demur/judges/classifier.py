@@ -10,15 +10,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from demur import models
 from demur.errors import UserError
+from demur.judges import _verdicts
 from demur.records import Completion, Label, Verdict, batched
 
 VERSION = "classifier/1"
+_say = partial(_verdicts.say, "classifier", VERSION)
 HH = "\n\nHuman: {request}\n\nAssistant: {answer}"
 FIELD = re.compile(r"\{(request|answer)\}")
 
@@ -208,7 +211,7 @@ def _verdict(completion: Completion, settings: Settings, output: Output | None) 
     label, score = _decided(output, settings)
     reason = ", ".join(f"{name} {value:.3g}" for name, value in output.values.items())
     detail = {"outputs": output.values, "truncated": output.truncated}
-    return _say(completion, settings, label, score, reason[:200], detail)
+    return _say(completion, settings, label, score, reason, detail)
 
 
 def _decided(output: Output, settings: Settings) -> tuple[Label, float]:
@@ -221,22 +224,3 @@ def _decided(output: Output, settings: Settings) -> tuple[Label, float]:
     if (score := output.ours[asked]) >= settings.threshold:
         return asked, score
     return max(others, key=others.__getitem__, default="safe"), score
-
-
-def _say(
-    completion: Completion,
-    settings: Settings,
-    label: Label,
-    score: float | None,
-    reason: str,
-    detail: Mapping[str, Any],
-) -> Verdict:
-    return Verdict(
-        completion=completion.id,
-        label=label,
-        judge="classifier",
-        version=VERSION,
-        score=score,
-        reason=reason,
-        detail={"model": settings.model, **detail},
-    )

@@ -8,18 +8,20 @@ grade in range is `unscored`, with the reason. The rubrics are in `_rubrics`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import Field
 
 from demur import endpoint
 from demur.endpoint import Unanswered
-from demur.judges import _rubrics
+from demur.judges import _rubrics, _verdicts
 from demur.judges._rubrics import Grade
 from demur.records import Completion, Label, Verdict, fingerprint
 
 VERSION = "llm/1"
+_say = partial(_verdicts.say, "llm", VERSION)
 
 
 class Settings(endpoint.Service):
@@ -115,22 +117,3 @@ def _verdict(completion: Completion, grade: Grade | str, settings: Settings) -> 
     if grade.score >= settings.threshold:
         label = "harmful"
     return _say(completion, settings, label, grade.score, reason, decided)
-
-
-def _say(
-    completion: Completion,
-    settings: Settings,
-    label: Label,
-    score: float | None,
-    reason: str,
-    decided: Mapping[str, Any],
-) -> Verdict:
-    return Verdict(
-        completion=completion.id,
-        label=label,
-        judge="llm",
-        version=VERSION,
-        score=score,
-        reason=reason[:200],
-        detail={"rubric": settings.rubric, "model": settings.model, **decided},
-    )

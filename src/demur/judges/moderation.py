@@ -7,16 +7,19 @@ the answer alone, not the request: it judges what a text speaks of more than wha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from pydantic import Field
 
 from demur import endpoint
 from demur.endpoint import Unanswered
+from demur.judges import _verdicts
 from demur.records import Completion, Label, Verdict
 
 VERSION = "moderation/1"
+_say = partial(_verdicts.say, "moderation", VERSION)
 
 
 class Settings(endpoint.Service):
@@ -75,22 +78,3 @@ def _verdict(
     label: Label = "harmful" if flagged else "safe"
     reason = f"{worst} {scores[worst]:.3f}"
     return _say(completion, settings, label, scores[worst], reason, {"scores": scores})
-
-
-def _say(
-    completion: Completion,
-    settings: Settings,
-    label: Label,
-    score: float | None,
-    reason: str,
-    detail: Mapping[str, Any],
-) -> Verdict:
-    return Verdict(
-        completion=completion.id,
-        label=label,
-        judge="moderation",
-        version=VERSION,
-        score=score,
-        reason=reason,
-        detail={"model": settings.model, **detail},
-    )
