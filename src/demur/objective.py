@@ -50,6 +50,17 @@ class Weighted(Settings):
         return value
 
 
+class Braked(Weighted):
+    """An avoid term of a baseline, with TA-SFT's brakes to be tried."""
+
+    gate: float | None = Field(
+        None, ge=0, lt=1, description="count a position only while P(y) is above; null: always"
+    )
+    margin: float | None = Field(
+        None, gt=0, le=2, description="count a position only while its EMD is below; null: always"
+    )
+
+
 class Avoidance(Weighted):
     """How the model is moved away from the tokens of ``avoid`` (TA-SFT, arXiv 2412.06843)."""
 

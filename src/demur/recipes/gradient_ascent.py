@@ -11,25 +11,16 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from pydantic import Field
-
 from demur import chat
-from demur.objective import Objective, Weighted, of
+from demur.objective import Braked, Objective, of
 from demur.recipes._rows import avoided, learned
 from demur.records import Example
 
 PRESETS: dict[str, dict[str, Any]] = {}
 
 
-class Settings(Weighted):
+class Settings(Braked):
     """The weight, and the brakes that the method itself lacks."""
-
-    gate: float | None = Field(
-        None, ge=0, lt=1, description="count a position only while P(y) is above; null: always"
-    )
-    margin: float | None = Field(
-        None, gt=0, le=2, description="count a position only while its EMD is below; null: always"
-    )
 
 
 def rows(
