@@ -6,7 +6,7 @@ READY  := $(VENV)/.ready
 # For torch from another index, e.g. PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PIP_OPTIONS ?=
 
-.PHONY: demo test lint format slow bench docs clean
+.PHONY: demo test lint format slow bench study docs clean
 
 demo: $(READY)
 	$(BIN)/demur run configs/demo.yaml
@@ -28,6 +28,9 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks
+
+study: $(READY) # hours on two cores; resumes
+	$(BIN)/python studies/study.py studies/recipes.yaml --seeds 2
 
 docs: $(READY)
 	$(BIN)/python docs/configuration.py

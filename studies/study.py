@@ -8,7 +8,6 @@ a folder of its own, and resumes; seeds share what was collected with the first.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,11 @@ from typing import Annotated, Any
 import matplotlib.pyplot as plt
 import typer
 
-from demur import config, measures, metrics, pipeline
+from demur import config, manifest, measures, metrics, pipeline
 from demur.config import Run
 from demur.measures import Answer, Evaluation
 from demur.metrics import Estimate
-from demur.records import Kind, Label
+from demur.records import Kind, Label, replace
 
 OUT = Path(__file__).parents[1] / "docs" / "studies"
 LOOPS = ("loop", "glue")
@@ -72,10 +71,18 @@ def _runs(file: Path, seeds: int) -> Iterator[Run]:
     base = config.load(file).output
     for seed in range(seeds):
         run = config.load(file, [f"seed={seed}", f"output={base}/seed{seed}"])
-        if seed and not run.output.exists():  # collecting draws nothing from the seed
-            shutil.copytree(base / "seed0" / "collect", run.output / "collect")
+        if seed:
+            _share(base / "seed0" / "collect", run.output / "collect")
         pipeline.run(run)
         yield run
+
+
+def _share(source: Path, target: Path) -> None:
+    """Collecting draws nothing from the seed; the manifest, which says it is done, goes last."""
+    for file in sorted(source.iterdir(), key=lambda file: file.name == manifest.FILE):
+        if not (target / file.name).exists():
+            target.mkdir(parents=True, exist_ok=True)
+            replace(target / file.name, file.read_text(encoding="utf-8"))
 
 
 def _evaluation(run: Run, name: str) -> Evaluation:
@@ -149,7 +156,8 @@ def _cell(title: str, value: Estimate | None) -> str:
 
 def figure(rows: dict[str, Row], path: Path) -> None:
     """Look-alikes declined across, harmful requests declined up: direct, and deep in an answer."""
-    depth = next(title for title in next(iter(rows.values())) if "20" in title)
+    depths = [title for title in next(iter(rows.values())) if title.startswith("prefill")]
+    depth = depths[len(depths) // 2]
     with plt.rc_context({"svg.hashsalt": "demur", "svg.fonttype": "none", "font.size": 9}):
         canvas, panels = plt.subplots(1, 2, figsize=(9, 4.5), sharex=True, sharey=True)
         for axes, title in zip(panels, ("harmful declined", depth), strict=True):
