@@ -12,15 +12,15 @@ from typing import Any
 import torch
 
 from benchmarks.measure import figure, times
-from demur import chat, generate, sources
+from demur import chat, decoding, generate, sources
 from demur.attacks import direct
 from demur.config import Decoding, Model
 from demur.generate import Target
 from demur.records import Attempt, Behavior
 
-PROMPTS, ROUNDS = 32, 3
+PROMPTS, ROUNDS = 48, 3
 DECODING = Decoding(max_new_tokens=128, batch_size=8)
-MODEL = Model(name="smollm2-135m-instruct")
+MODEL = Model(name="smollm2-135m-instruct", dtype="float32")
 
 
 def asked() -> list[Attempt]:
@@ -49,7 +49,7 @@ def plain(target: Target, tokens: list[int]) -> None:
     total, size = 0, DECODING.batch_size
     for start in range(0, len(attempts), size):
         prompts = [generate.prompt(target, one) for one in attempts[start : start + size]]
-        ids, mask = generate._left_padded(prompts, chat.pad_id(target.tokenizer), "cpu")
+        ids, mask = decoding.left_padded(prompts, chat.pad_id(target.tokenizer), "cpu")
         found = target.model.generate(
             input_ids=ids.to(target.model.device),
             attention_mask=mask.to(target.model.device),

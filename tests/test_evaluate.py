@@ -142,9 +142,9 @@ def test_what_the_model_has_said_before_is_not_asked_again(
     asked = []
     greedy = generate.greedy
 
-    def counted(target: Any, prompts: list[list[int]], limit: int) -> list[list[int]]:
+    def counted(target: Any, prompts: list[list[int]], *more: Any) -> Any:
         asked.extend(prompts)
-        return greedy(target, prompts, limit)
+        return greedy(target, prompts, *more)
 
     monkeypatch.setattr(generate, "greedy", counted)
     evaluate.evaluate(model, BEHAVIORS, SETTINGS, tmp_path / "out", known=direct)

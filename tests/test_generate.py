@@ -91,24 +91,6 @@ def test_what_is_sent(target: Target) -> None:
     assert sent(attempt("Hi", raw=True)) == "Hi"
 
 
-def test_a_finished_row_leaves_the_batch(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    widths: list[int] = []
-    forward = target.model.forward
-
-    def watched(*args: Any, **options: Any) -> Any:
-        widths.append(len(options["input_ids"]))
-        return forward(*args, **options)
-
-    prompts = [generate.prompt(target, each) for each in ATTEMPTS[:22]]
-    monkeypatch.setattr(target.model, "forward", watched)
-    answers = generate.greedy(target, prompts, 16)
-    assert widths[0] == 22
-    # Step n is taken for those alone that had not stopped before it.
-    for step, width in enumerate(widths):
-        assert width == sum(len(answer) >= step for answer in answers)
-    assert widths[-1] < 22
-
-
 def test_the_limit_is_told_from_a_stop(target: Target, tmp_path: Path) -> None:
     free = {c.attempt: c for c in complete(target, ATTEMPTS[:22], tmp_path / "a", tokens=64)}
     cut = complete(target, ATTEMPTS[:22], tmp_path / "b", tokens=6)
@@ -148,37 +130,69 @@ def lines(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def test_order_and_new_attacks_move_no_other_batch(
+def test_order_and_new_attacks_move_no_other_stream(
     target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batches: dict[str, set[tuple[tuple[int, ...], ...]]] = {}
+    streams: dict[str, set[tuple[tuple[int, ...], ...]]] = {}
     greedy = generate.greedy
     seen: set[tuple[tuple[int, ...], ...]] = set()
 
-    def watched(target: Target, prompts: list[list[int]], limit: int) -> list[list[int]]:
+    def watched(target: Target, prompts: list[list[int]], *more: Any) -> Any:
         seen.add(tuple(map(tuple, prompts)))
-        return greedy(target, prompts, limit)
+        return greedy(target, prompts, *more)
 
     monkeypatch.setattr(generate, "greedy", watched)
     shuffled = Random(0).sample(ATTEMPTS, len(ATTEMPTS))
     for name, attempts in {"all": ATTEMPTS, "shuffled": shuffled, "few": ATTEMPTS[:44]}.items():
         seen = set()
-        complete(target, attempts, tmp_path / name, tokens=4)
-        batches[name] = seen
-    assert batches["all"] == batches["shuffled"]
-    assert batches["few"] < batches["all"]
+        complete(target, attempts, tmp_path / name, batch_size=2, tokens=4)
+        streams[name] = seen
+    assert streams["all"] == streams["shuffled"]
+    assert streams["few"] < streams["all"]
+    assert len(streams["all"]) == 6, "each scenario's 22 attempts in two streams"
     assert lines(tmp_path / "all") == lines(tmp_path / "shuffled")
     assert lines(tmp_path / "few").items() <= lines(tmp_path / "all").items()
 
 
 def test_a_file_cut_anywhere_is_completed_byte_for_byte(target: Target, tmp_path: Path) -> None:
-    complete(target, ATTEMPTS, tmp_path / "whole", tokens=6)
+    complete(target, ATTEMPTS, tmp_path / "whole", batch_size=2, tokens=6)
     whole = (tmp_path / "whole").read_bytes()
     random = Random(0)
     for cut in [0, 1, len(whole) - 1, *(random.randrange(len(whole)) for _ in range(8))]:
         (tmp_path / "cut").write_bytes(whole[:cut])
-        complete(target, ATTEMPTS, tmp_path / "cut", tokens=6)
+        complete(target, ATTEMPTS, tmp_path / "cut", batch_size=2, tokens=6)
         assert (tmp_path / "cut").read_bytes() == whole
+
+
+def test_what_is_missing_is_decoded_as_it_was_the_first_time(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same rows together at the same steps, from the stream's start to the last missing."""
+    shapes: list[tuple[int, ...]] = []
+    forward = target.model.forward
+
+    def watched(*args: Any, **options: Any) -> Any:
+        shapes.append(tuple(options["attention_mask"].shape))
+        return forward(*args, **options)
+
+    monkeypatch.setattr(target.model, "forward", watched)
+    complete(target, ATTEMPTS[:22], tmp_path / "c", batch_size=4, tokens=8)
+    first, shapes = shapes, []
+    written = (tmp_path / "c").read_text("utf-8").splitlines(keepends=True)
+    (tmp_path / "c").write_text("".join(written[:12] + written[14:]), "utf-8")
+    complete(target, ATTEMPTS[:22], tmp_path / "c", batch_size=4, tokens=8)
+    assert 0 < len(shapes) < len(first)
+    assert shapes == first[: len(shapes)]
+    assert sorted((tmp_path / "c").read_text("utf-8").splitlines(keepends=True)) == sorted(written)
+
+
+def test_answers_are_kept_as_they_end(target: Target) -> None:
+    decoding = Decoding(max_new_tokens=16, batch_size=4)
+    found = list(target.answers(ATTEMPTS[:22], frozenset(), decoding))
+    assert len(found) > 5, len(found)
+    first = {answer.attempt.id for some in found[:3] for answer in some}
+    again = list(target.answers(ATTEMPTS[:22], first, decoding))
+    assert again == found[3:]
 
 
 def test_a_whole_file_asks_nothing_again(
@@ -202,8 +216,8 @@ def test_an_adapter_answers_too(target: Target) -> None:
     settings = Model(name=target.model.name_or_path, dtype="float32")
     model = models.with_lora(models.load(settings), Lora(r=2), seed=0).eval()
     prompts = [generate.prompt(target, each) for each in ATTEMPTS[:6]]
-    adapted = generate.greedy(replace(target, model=model), prompts, 12)
-    assert adapted == generate.greedy(target, prompts, 12), "a fresh adapter changes nothing"
+    adapted = list(generate.greedy(replace(target, model=model), prompts, [12] * 6, 3))
+    assert adapted == list(generate.greedy(target, prompts, [12] * 6, 3)), "a fresh one is none"
 
 
 def test_likelihood_is_what_the_logits_say(target: Target) -> None:

@@ -1,7 +1,8 @@
 """Greedy decoding of attempts into completions, and the likelihood of given answers.
 
-Batches hold prompts of similar length and shrink as rows finish. They depend on the attempts
-alone, never on where an earlier run stopped, so a resumed file equals an undisturbed one.
+Attempts are decoded in streams of similar length, each with a batch that stays full. Streams
+depend on the attempts alone, never on where an earlier run stopped, and an incomplete one is
+decoded again from its start, so a resumed file equals an undisturbed one.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
-from demur import chat, losses, models, records
+from demur import chat, decoding, losses, models, records
 from demur.config import Decoding, Model
 from demur.errors import UserError
 from demur.records import Attempt, Message
 from demur.sampler import Answer
+
+STREAM = 8  # batches that follow each other without a gap, and may have to be decoded again
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,11 +38,10 @@ class Target:
     def answers(
         self, attempts: Sequence[Attempt], have: Set[str], decoding: Decoding
     ) -> Iterator[Sequence[Answer]]:
-        """Greedy answers, batch by batch; a batch is decoded whole if one of it is missing."""
-        for batch in _batches(self, attempts, decoding.batch_size):
-            if {attempt.id for attempt, _ in batch} - have:
-                found = _answer(self, batch, decoding.max_new_tokens)
-                yield [answer for answer in found if answer.attempt.id not in have]
+        """Greedy answers as they end, stream by stream; of one that lacks some from its start."""
+        for stream in _streams(self, attempts, decoding.batch_size * STREAM):
+            if missing := {attempt.id for attempt, _ in stream} - have:
+                yield from _answers(self, stream, missing, decoding)
 
 
 def target(settings: Model) -> Target:
@@ -53,8 +54,8 @@ def target(settings: Model) -> Target:
 Asked = tuple[Attempt, list[int]]
 
 
-def _batches(target: Target, attempts: Sequence[Attempt], size: int) -> Iterator[tuple[Asked, ...]]:
-    """Attempts with their ids, by scenario and then by length: a new scenario moves no batch."""
+def _streams(target: Target, attempts: Sequence[Attempt], size: int) -> Iterator[tuple[Asked, ...]]:
+    """Attempts with their ids, by scenario and then by length: a new scenario moves no stream."""
     scenarios: dict[tuple[str, str], list[Asked]] = {}
     for attempt in attempts:
         same = scenarios.setdefault((attempt.attack, attempt.variant), [])
@@ -83,14 +84,18 @@ def context_of(target: Target) -> int:
     return int(getattr(settings, "max_position_embeddings", None) or 1 << 30)
 
 
-def _answer(target: Target, batch: Sequence[Asked], max_new_tokens: int) -> list[Answer]:
-    prompts = [ids for _, ids in batch]
-    answers = greedy(target, prompts, max_new_tokens)
-    limits = _limits(target, prompts, max_new_tokens)
-    return [
-        _said(target, attempt, prompt, ids, limit)
-        for (attempt, prompt), ids, limit in zip(batch, answers, limits, strict=True)
-    ]
+def _answers(
+    target: Target, stream: Sequence[Asked], missing: Set[str], settings: Decoding
+) -> Iterator[list[Answer]]:
+    """The missing answers of a stream, as they end; none is decoded after the last of them."""
+    limits = _limits(target, [ids for _, ids in stream], settings.max_new_tokens)
+    for ended in greedy(target, [ids for _, ids in stream], limits, settings.batch_size):
+        said = [_said(target, *stream[place], ids, limits[place]) for place, ids in ended]
+        if some := [answer for answer in said if answer.attempt.id in missing]:
+            yield some
+            missing = missing - {answer.attempt.id for answer in some}
+        if not missing:
+            return
 
 
 def _said(
@@ -111,44 +116,12 @@ def text(tokenizer: Any, ids: list[int], after: list[int]) -> str:
     return str(whole[len(before) :] if before and whole.startswith(before) else alone)
 
 
-@torch.inference_mode()
-def greedy(target: Target, prompts: Sequence[list[int]], max_new_tokens: int) -> list[list[int]]:
-    """The likeliest continuation of each prompt, without the turn end.
-
-    Prompts are padded on the left. A finished row leaves the batch and its cache, so the last
-    long answer does not carry the short ones along. No answer goes past the model's context.
-    """
-    model, stop = target.model, _stop_ids(target)
-    limits = _limits(target, prompts, max_new_tokens)
-    ids, mask = _left_padded(prompts, chat.pad_id(target.tokenizer), model.device)
-    position = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=models.bare(model).config)
-    answers: list[list[int]] = [[] for _ in prompts]
-    alive = list(range(len(prompts)))
-    while alive:
-        output = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        likeliest = output.logits[:, -1].argmax(-1)
-        going = []
-        for place, (row, token) in enumerate(zip(alive, likeliest.tolist(), strict=True)):
-            if token not in stop:
-                answers[row].append(token)
-                if len(answers[row]) < limits[row]:
-                    going.append(place)
-        if 0 < len(going) < len(alive):
-            keep = torch.tensor(going, device=model.device)
-            likeliest, mask, position = likeliest[keep], mask[keep], position[keep]
-            cache.batch_select_indices(keep)
-        alive = [alive[place] for place in going]
-        ids, position = likeliest[:, None], position[:, -1:] + 1
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-    return answers
+def greedy(
+    target: Target, prompts: Sequence[list[int]], limits: Sequence[int], batch_size: int
+) -> Iterator[list[tuple[int, list[int]]]]:
+    """As `decoding.greedy`, the answers without the turn end."""
+    stop, pad = _stop_ids(target), chat.pad_id(target.tokenizer)
+    return decoding.greedy(target.model, prompts, limits, stop=stop, pad=pad, size=batch_size)
 
 
 def _limits(target: Target, prompts: Sequence[list[int]], max_new_tokens: int) -> list[int]:
@@ -161,15 +134,6 @@ def _stop_ids(target: Target) -> frozenset[int]:
     own = getattr(target.model, "generation_config", None)
     ends = getattr(own, "eos_token_id", None) or []
     return chat.stop_ids(target.tokenizer) | frozenset([ends] if isinstance(ends, int) else ends)
-
-
-def _left_padded(
-    prompts: Sequence[list[int]], pad: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, prompts))
-    ids = [[pad] * (width - len(p)) + p for p in prompts]
-    mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def row(target: Target, prompt: str, answer: str) -> chat.Row:
