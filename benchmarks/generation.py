@@ -18,8 +18,8 @@ from demur.config import Decoding, Model
 from demur.generate import Target
 from demur.records import Attempt, Behavior
 
-PROMPTS, ROUNDS = 48, 3
-DECODING = Decoding(max_new_tokens=128, batch_size=8)
+PROMPTS, ROUNDS = 32, 3
+DECODING = Decoding(max_new_tokens=96, batch_size=8)
 MODEL = Model(name="smollm2-135m-instruct", dtype="float32")
 
 
