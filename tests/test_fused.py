@@ -136,6 +136,15 @@ def test_the_gradient_is_multiplied_by_what_the_loss_is():
     torch.testing.assert_close(thrice, tuple(3 * g for g in once))
 
 
+@pytest.mark.parametrize("outer", [lambda loss: loss, torch.square])
+def test_a_second_derivative_is_refused(outer):
+    """A constant in its place would be silently wrong."""
+    leaves = Problem().leaves()
+    loss = outer(Problem().fused(*leaves).loss)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, leaves[0], create_graph=True)
+
+
 def test_each_weight_scales_its_own_sum():
     problem = Problem()
     leaves = problem.leaves()

@@ -222,6 +222,8 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True: what was saved has no graph
+            raise RuntimeError("fused.loss has no second derivative: take it of losses.py's terms")
         return *(None if g is None else g * grad for g in ctx.saved_tensors), None, None, None
 
 
