@@ -354,7 +354,7 @@ def test_a_table_takes_no_more_than_the_embedding_and_the_most_frequent_first():
     weight = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
     support = losses.support(weight, [0], None)
     tokens = [t for t in range(1, 21) for _ in range(t)]
-    table = fused.affordable(support, [IGNORE, *tokens])
+    table = fused.affordable(support, [IGNORE, *tokens, *[0] * 99])  # 0 is outside the support
     held = (table.row_of >= 0).nonzero()[:, 0].tolist()
     assert held == [15, 16, 17, 18, 19, 20]
     assert table.rows.numel() * table.rows.element_size() <= weight.numel() * 2
@@ -520,6 +520,16 @@ def test_what_cannot_be_computed_is_refused(how, message):
     problem = Problem()
     with pytest.raises(UserError, match=message):
         problem.fused(*problem.leaves(), **how)
+
+
+@pytest.mark.parametrize("token", [-1, 23])
+@pytest.mark.parametrize("name", ["labels", "avoid"])
+def test_a_target_that_is_no_token_is_refused(name, token):
+    """-1 would be learnt as token 0."""
+    problem = Problem()
+    getattr(problem, name)[-1] = token
+    with pytest.raises(UserError, match=f"{token} is no token: .* 0 to 22, or -100"):
+        problem.fused(*problem.leaves())
 
 
 def test_avoiding_without_a_support_is_refused():

@@ -127,6 +127,15 @@ def test_a_certain_target_and_no_position_at_all_stay_finite(used, term):
 
 
 @kernels
+@pytest.mark.parametrize("term", TERMS)
+def test_the_kernels_want_no_block_of_rows(used, term, monkeypatch):
+    problem = moved(Problem(torch.float32))
+    monkeypatch.setattr(fused_rows, "_block", None)
+    problem.fused(*problem.leaves(), term=term)
+    assert used
+
+
+@kernels
 @pytest.mark.skipif(DEVICE == "cpu", reason="no GPU here")
 def test_a_gpu_takes_the_kernels_by_itself():
     z = torch.zeros(1, 2, device=DEVICE)

@@ -478,3 +478,31 @@ def test_a_row_without_a_target_is_refused_by_its_prompt(tiny):
         UserError, match=r"'npo' row has no target: leave out 'How to pick the lock'"
     ):
         rows_of(tiny, [ORDINARY, markup], "npo")
+
+
+def test_a_target_that_is_no_token_is_refused(tiny, tmp_path, monkeypatch):
+    """-1 would be learnt as token 0, and a GPU says of the other only that it has failed."""
+    (tmp_path / "slips").mkdir()
+    (tmp_path / "slips" / "page.py").write_text(
+        dedent("""
+        from demur.chat import Row
+        from demur.config import Settings as Base
+        from demur.objective import Objective
+
+        PRESETS = {}
+
+        class Settings(Base):
+            token: int = 1
+
+        def rows(example, encode, settings, random):
+            yield Row("learn").tell([1, 2], learn=[-100, settings.token])
+
+        def objective(settings):
+            return Objective(lambda_=0.0)
+        """)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for token in (-1, 10**6):
+        train = setting("slips.page", token=token)
+        with pytest.raises(UserError, match=f"row has targets from {token} to {token}: tokens"):
+            training.rows([ORDINARY], tiny["chatml"], train)

@@ -90,11 +90,12 @@ def table(
 def affordable(support: Support, tokens: Iterable[int]) -> Table | None:
     """A table of the most frequent ``tokens`` in int8, no larger than the embedding itself.
 
-    None for none, and in float64, which is asked for by whoever compares every digit.
+    Without those outside the support, whose rows are 0. None for none, and in float64, which is asked for by whoever compares every digit.
     """
     embedding = support.embedding
     most = embedding.shape[1] * embedding.element_size()  # a row takes V bytes of V · d · size
-    counted = Counter(token for token in tokens if token != IGNORE).most_common(most)
+    inside = support.allowed.tolist()
+    counted = Counter(t for t in tokens if t != IGNORE and inside[t]).most_common(most)
     if not counted or embedding.dtype == torch.float64:
         return None
     return table(support, [token for token, _ in counted])
@@ -128,10 +129,11 @@ def loss(
     multiplies it. ``chunk`` positions are worked on at a time (None: by device and vocabulary);
     ``kept`` is for the steps of one training to share. Targets missing in its table are computed.
     Positions told nothing cost 0, but also time: drop them before.
-    Raises UserError for an unknown term or scale, for `npo`, and for avoiding without a support.
+    Raises UserError for an unknown term or scale, for `npo`, for avoiding without a support, and,
+    on a processor (a GPU would have to be waited for), for a target that no logit belongs to.
     """
     weights = _weights(learn_weight, hidden, labels)
-    unit = max(abs(avoid_weight), *weights.abs().tolist(), 0.0) or 1.0  # lest a half underflow
+    unit = _unit(weights, avoid_weight)
     task = Task(
         term=_per_position(term),
         gate=-math.inf if gate is None else gate,
@@ -142,6 +144,8 @@ def loss(
         excluded=_excluded(support, avoid),
         gradient=torch.is_grad_enabled(),
     )
+    for told in (labels, avoid):
+        _check(told, len(weight))
     room = _chunk(chunk, hidden, weight)
     plan = _Plan(task, weights / unit, scale, softcap, kept or Kept(), room)
     total, learned, sums = _Loss.apply(  # type: ignore[no-untyped-call]
@@ -168,6 +172,12 @@ def _weights(weight: float | Tensor, hidden: Tensor, labels: Tensor) -> Tensor:
     return torch.as_tensor(weight, dtype=wide, device=labels.device) * (labels != IGNORE)
 
 
+def _unit(weights: Tensor, avoid_weight: float) -> Tensor:
+    """The largest weight: with it taken out, a gradient in half precision does not underflow."""
+    most = torch.cat([weights.abs(), weights.new_full((1,), abs(avoid_weight))]).amax()
+    return most.where(most > 0, 1.0)
+
+
 def _per_position(term: str) -> str:
     name = canonical(term)
     if name == "npo":
@@ -187,6 +197,13 @@ def _excluded(support: Support | None, avoid: Tensor) -> Tensor:
     if bool((avoid != IGNORE).any()):
         raise UserError("there are tokens to avoid, but no support to say what lies near them")
     return avoid[:0]
+
+
+def _check(told: Tensor, vocabulary: int) -> None:
+    if told.is_cpu and len(wrong := told[(told != IGNORE) & ((told < 0) | (told >= vocabulary))]):
+        raise UserError(
+            f"{int(wrong[0])} is no token: a target is one of 0 to {vocabulary - 1}, or {IGNORE}"
+        )
 
 
 def _chunk(chunk: int | None, hidden: Tensor, weight: Tensor) -> int:
@@ -232,6 +249,11 @@ def _operand(hidden: Tensor, weight: Tensor) -> torch.dtype:
     if torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return torch.promote_types(hidden.dtype, weight.dtype)
+
+
+# Where a GPU is waited for, because shapes follow from values: once a pass for the tokens outside
+# the support, the number of positions that only learn, and the targets without a row in the table;
+# once a chunk that avoids, for the positions that are left to bring back.
 
 
 def _walk(

@@ -28,15 +28,16 @@ BLOCK = {"cpu": 2 << 20, "cuda": 128 << 20}  # bytes
 class Task:
     """What is asked, checked.
 
-    ``constant`` multiplies the bound's ‖μ - ê_y‖²; ``excluded`` are the tokens, X, outside the
-    support; ``gradient`` says whether one is wanted.
+    ``constant`` multiplies the bound's ‖μ - ê_y‖²; ``avoid_weight`` is a number, where the logits
+    are; ``excluded`` are the tokens, X, outside the support; ``gradient`` says whether one is
+    wanted.
     """
 
     term: str
     gate: float
     margin: float
     constant: float
-    avoid_weight: float
+    avoid_weight: Tensor
     support: Support | None
     excluded: Tensor
     gradient: bool
@@ -62,11 +63,11 @@ class Toward:
 
 def learn(z: Tensor, labels: Tensor, weight: Tensor, head: Head, task: Task) -> Tensor:
     """-log P(label), 0 where there is none: labels and weight [n] -> [n]."""
-    label, block = labels.clamp(min=0), _block(z)
+    label = labels.clamp(min=0)
     at_label = _pick(z, label)
-    total, _, _ = _soften(z, block)
+    total, _, _ = _soften(z)
     if task.gradient:
-        _tilt(z, total, block, head, weight)
+        _tilt(z, total, head, weight)
         _add(z, label, -weight * head.slope(at_label))  # P - δ
     return (total - at_label).where(labels != IGNORE, 0.0)
 
@@ -82,10 +83,10 @@ def learn_and_avoid(
     """
     support, bound = task.support, task.term == "emd-bound"
     assert support is not None
-    label, block = labels.clamp(min=0), _block(z)
+    label = labels.clamp(min=0)
     at_label, at_y, at_x = _pick(z, label), _pick(z, y), z[:, task.excluded]
     z.index_fill_(1, task.excluded, NEVER).scatter_(1, y[:, None], NEVER)
-    others, energy, cosine = _soften(z, block, None if bound else toward, energy=True)
+    others, energy, cosine = _soften(z, None if bound else toward, energy=True)
     mass = _Mass(at_y, at_x, others, support.allowed[y])
     pull = _bound(z, y, mass, support, toward, task.constant) if bound else _emd(cosine, mass)
     p_target = (at_y - mass.full).exp()
@@ -93,7 +94,7 @@ def learn_and_avoid(
     value, push = _term(task.term, task.avoid_weight * counted.to(z.dtype), p_target, pull, mass)
     if task.gradient:
         push = push + _probability(weight, mass, mass.full)
-        _tilt(z, others, block, head, push.flat, toward, push.along)
+        _tilt(z, others, head, push.flat, toward, push.along)
         z.index_copy_(1, task.excluded, push.x * head.slope(at_x))
         _add(z, y, push.y * head.slope(at_y))
         _add(z, label, -weight * head.slope(at_label))
@@ -196,7 +197,7 @@ def _embedding(weight: Tensor, pull: _Pull, mass: _Mass) -> _Push:
 
 
 def _soften(
-    z: Tensor, block: Tensor, toward: Toward | None = None, energy: bool = False
+    z: Tensor, toward: Toward | None = None, energy: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log Σ e^z and, where asked, Σ q z and Σ q c for q = softmax(z); [n].
 
@@ -204,7 +205,7 @@ def _soften(
     """
     if kernel := _kernel(z):
         return kernel.soften(z, *_given(toward))  # type: ignore[no-any-return]
-    total, mean, along = (z.new_zeros(len(z)) for _ in range(3))
+    block, (total, mean, along) = _block(z), (z.new_zeros(len(z)) for _ in range(3))
     for part in pieces(len(z), len(block)):
         rows, q = z[part], block[: part.stop - part.start]
         torch.softmax(rows, -1, out=q)
@@ -225,7 +226,6 @@ def _shares(z: Tensor, total: Tensor, out: Tensor) -> Tensor:
 def _tilt(
     z: Tensor,
     total: Tensor,
-    block: Tensor,
     head: Head,
     flat: Tensor,
     toward: Toward | None = None,
@@ -239,6 +239,7 @@ def _tilt(
     if kernel := _kernel(z):
         rows, which, _ = _given(toward)
         return kernel.tilt(z, total, flat, head.softcap, rows, which, gain)  # type: ignore[no-any-return]
+    block = _block(z)
     for part in pieces(len(z), len(block)):
         rows, factor = z[part], block[: part.stop - part.start]
         slope = head.slope(rows.log() + total[part, None]) if head.softcap else None

@@ -49,7 +49,7 @@ class _Drawing:
     ) -> None:
         self.encode = chat.Encoder(tokenizer, train.fit.max_length)
         self._examples, self._train, self._seed = list(examples), train, seed
-        self._page = pages.find("recipes", train.recipe)
+        self._page, self._vocabulary = pages.find("recipes", train.recipe), len(tokenizer)
 
     def __call__(self, epoch: int) -> list[chat.Row]:
         drawn = [row for example in self._examples for row in self._rows(example, epoch)]
@@ -66,6 +66,12 @@ class _Drawing:
         if any(not row.targets for row in made):
             raise UserError(
                 f"a {self._train.recipe!r} row has no target: leave out {example.prompt[:60]!r}"
+            )
+        told = {token for row in made for token in (*row.labels, *row.avoid)} - {chat.IGNORE}
+        if not 0 <= min(told) <= max(told) < self._vocabulary:
+            raise UserError(
+                f"a {self._train.recipe!r} row has targets from {min(told)} to {max(told)}: tokens "
+                f"run from 0 to {self._vocabulary - 1}, and {chat.IGNORE} stands for none"
             )
         return made
 
