@@ -61,7 +61,7 @@ def _speed(kinds: dict[str, list[Row]]) -> list[dict[str, Any]]:
 def _tokens(rows: list[Row]) -> list[dict[str, Any]]:
     per_step = ROWS * PASSES
     steps = [rows[i : i + per_step] for i in range(0, len(rows), per_step)]
-    dealt = {"at random": list, "by length": alike, "best fit": partial(even, size=ROWS)}
+    dealt = {"at random": list, "by length": alike, "longest first": partial(even, size=ROWS)}
     passes = {name: [_cut(deal(step)) for step in steps] for name, deal in dealt.items()}
     told = sum(map(len, rows))
     found = [
@@ -70,7 +70,7 @@ def _tokens(rows: list[Row]) -> list[dict[str, Any]]:
     ]
     peaks = [
         figure(f"largest pass / mean, dealt {name}", [_largest(passes[name])], [1.0])
-        for name in ("at random", "best fit")
+        for name in ("at random", "longest first")
     ]
     return found + peaks
 

@@ -65,9 +65,10 @@ def alike(step: Sequence[Row]) -> list[Row]:
 
 
 def even(step: Sequence[Row], size: int) -> list[Row]:
-    """Best fit: the longest row first, each to the pass of ``size`` rows with the fewest tokens.
+    """Longest processing time first: each row, from the longest on, to the smallest open pass.
 
-    So no pass is much larger than another, and no process waits long for the others.
+    The smallest has the fewest tokens, and is open until it has ``size`` rows. A heuristic: passes
+    become more alike than at random, as far as the lengths allow it.
     """
     full: list[list[Row]] = []
     open_: list[tuple[int, int, list[Row]]] = [(0, n, []) for n in range(len(step) // size)]
