@@ -90,7 +90,8 @@ def table(
 def affordable(support: Support, tokens: Iterable[int]) -> Table | None:
     """A table of the most frequent ``tokens`` in int8, no larger than the embedding itself.
 
-    Without those outside the support, whose rows are 0. None for none, and in float64, which is asked for by whoever compares every digit.
+    Without those outside the support, whose rows are 0. None for none, and in float64, which is
+    asked for by whoever compares every digit.
     """
     embedding = support.embedding
     most = embedding.shape[1] * embedding.element_size()  # a row takes V bytes of V · d · size
