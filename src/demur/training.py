@@ -68,7 +68,7 @@ class _Drawing:
                 f"a {self._train.recipe!r} row has no target: leave out {example.prompt[:60]!r}"
             )
         told = {token for row in made for token in (*row.labels, *row.avoid)} - {chat.IGNORE}
-        if not 0 <= min(told) <= max(told) < self._vocabulary:
+        if told and not 0 <= min(told) <= max(told) < self._vocabulary:
             raise UserError(
                 f"a {self._train.recipe!r} row has targets from {min(told)} to {max(told)}: tokens "
                 f"run from 0 to {self._vocabulary - 1}, and {chat.IGNORE} stands for none"
