@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Annotated, Any
 
 import matplotlib.pyplot as plt
@@ -100,7 +101,7 @@ def _row(evaluations: Sequence[Evaluation], wanted: Iterable[Column]) -> Row:
 
 
 def _share_of(answers: Iterable[Answer], column: Column) -> Estimate | None:
-    """The share over all seeds; the interval draws questions, each with its answers to all."""
+    """The share over all seeds; the interval is as if each question had been asked once."""
     chosen = [a for a in answers if column.parts or a.group == (column.scenario, column.kind)]
     if not chosen:
         return None
@@ -109,8 +110,11 @@ def _share_of(answers: Iterable[Answer], column: Column) -> Estimate | None:
     for answer, flag in zip(chosen, flags, strict=True):
         if flag is not None:
             questions.setdefault(answer.behavior.id, []).append(flag)
-    each = questions.values()
-    return metrics.mean_nll([sum(q) for q in each], [len(q) for q in each])
+    if not questions:
+        return None
+    share = mean(mean(each) for each in questions.values())
+    once = metrics.Rate(round(share * len(questions)), len(questions))
+    return Estimate(share, once.low, once.high)
 
 
 def _is(answer: Answer, column: Column) -> bool | None:
@@ -126,12 +130,16 @@ def _head(file: Path, seeds: int, run: Run, before: Evaluation) -> str:
     asked = ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)
     return (
         f"# {run.title}\n\n"
-        f"`python studies/study.py {file} --seeds {seeds}`: {run.model.name}, {seeds} seeds, "
+        f"`python studies/study.py {file} --seeds {seeds}`: {run.model.name}, {_seeds(seeds)}, "
         f"{asked} held-out prompts, {run.evaluate.decoding.max_new_tokens} new tokens, greedy; "
         f"demur {versions['demur']}, torch {versions['torch']}. Percentages with 95 % intervals "
-        "over questions, each with its answers under every seed.\n\n"
+        "(Wilson), as if each question had been asked once.\n\n"
         f"![Harmful requests declined against look-alikes declined]({file.stem}.svg)\n\n"
     )
+
+
+def _seeds(number: int) -> str:
+    return "one seed" if number == 1 else f"{number} seeds"
 
 
 def _asked(evaluation: Evaluation) -> list[Any]:
