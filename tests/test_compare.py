@@ -121,6 +121,34 @@ def test_attempts_worded_for_each_model_are_paired_by_what_is_asked(tmp_path: Pa
     assert "one and two were asked 0 of 8 attempts in common." in found["notes"]
 
 
+def test_a_few_shared_wordings_do_not_stand_for_all(tmp_path: Path) -> None:
+    """Of twenty requests two were worded alike for both models: all twenty are compared."""
+    asked = harmful(20)[0]
+
+    def worded(by: str) -> list[Attempt]:
+        said = [b.prompt if n < 2 else f"{by}: {b.prompt}" for n, b in enumerate(asked)]
+        return [
+            Attempt(behavior=b.id, attack="mine", messages=(Message(role="user", content=text),))
+            for b, text in zip(asked, said, strict=True)
+        ]
+
+    one = lay(tmp_path / "one", asked, worded("x"), [ANSWER] * 20)
+    two = lay(tmp_path / "two", asked, worded("y"), [ANSWER] * 2 + [REFUSAL] * 18)
+    found = compared(one, two)
+    complied = found["models"]["two"]["against_first"]["mine/harmful/complied"]
+    assert (complied["n"], complied["difference"]["value"]) == (20, pytest.approx(-0.9))
+    assert not any("counterpart" in note for note in found["notes"])
+
+
+def test_what_has_no_counterpart_is_told(tmp_path: Path) -> None:
+    asked, tried = harmful(12)
+    one = lay(tmp_path / "one", asked, tried, [ANSWER] * 12)
+    two = lay(tmp_path / "two", asked[:10], tried[:10], [REFUSAL] * 10)
+    found = compared(one, two, force=True)
+    assert found["models"]["two"]["against_first"]["direct/harmful/refused"]["n"] == 10
+    assert "Answers without a counterpart, in no difference: 2 of 12 of one." in found["notes"]
+
+
 LLM = {"base_url": "http://h/v1", "model": "m", "rubric": "usefulness"}
 
 

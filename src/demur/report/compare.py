@@ -44,6 +44,13 @@ def shared(before: Evaluation, after: Evaluation) -> tuple[int, int]:
     return len(one & two), len(one | two)
 
 
+def unpaired(before: Evaluation, after: Evaluation) -> tuple[int, int]:
+    """How many answers of each have no counterpart in the other, and so are in no difference."""
+    one, two = measures.grouped(before.answers), measures.grouped(after.answers)
+    both = sum(len(_pairs(answers, two.get(group, []))) for group, answers in one.items())
+    return len(before.answers) - both, len(after.answers) - both
+
+
 def _rates(before: Evaluation, after: Evaluation, primary: str) -> dict[str, Comparison]:
     others = measures.grouped(after.answers)
     found: dict[str, Comparison] = {}
@@ -74,11 +81,17 @@ def _bests(before: Evaluation, after: Evaluation, primary: str) -> dict[str, Com
 
 
 def _pairs(one: Sequence[Answer], two: Sequence[Answer]) -> list[tuple[Answer, Answer]]:
-    """Answers to the same attempt; where an attack words each model's attempts, same behavior."""
+    """Answers to the same attempt, then the rest by behavior: an attack may word each model's."""
     first, second = _in_turn(one, "attempt"), _in_turn(two, "attempt")
-    if not first.keys() & second.keys():
-        first, second = _in_turn(one, "behavior"), _in_turn(two, "behavior")
-    return [(answer, second[id]) for id, answer in first.items() if id in second]
+    same = first.keys() & second.keys()
+    mine, theirs = (
+        _in_turn([answer for id, answer in of.items() if id not in same], "behavior")
+        for of in (first, second)
+    )
+    return [
+        *((answer, second[id]) for id, answer in first.items() if id in same),
+        *((answer, theirs[id]) for id, answer in mine.items() if id in theirs),
+    ]
 
 
 def _in_turn(answers: Sequence[Answer], key: str) -> dict[Hashable, Answer]:

@@ -39,7 +39,7 @@ def warnings(evaluations: Mapping[str, Evaluation], primary: str) -> list[str]:
         for judge, versions in _versions(evaluations).items()
         if len(versions) > 1
     ]
-    asked = [note for other in others if (note := _asked(first, other))]
+    asked = [note for other in others for note in _asked(first, other)]
     doubt = [note for name, e in evaluations.items() if (note := _unscored(name, e, primary))]
     return [*mixed, *_templates(evaluations), *asked, *doubt]
 
@@ -56,11 +56,16 @@ def _templates(evaluations: Mapping[str, Evaluation]) -> list[str]:
     return ["The chat templates differ between these models; some differences may be theirs."]
 
 
-def _asked(first: tuple[str, Evaluation], other: tuple[str, Evaluation]) -> str:
+def _asked(first: tuple[str, Evaluation], other: tuple[str, Evaluation]) -> list[str]:
     both, either = compare.shared(first[1], other[1])
     if both == either:
-        return ""
-    return f"{first[0]} and {other[0]} were asked {both} of {either} attempts in common."
+        return []
+    said = [f"{first[0]} and {other[0]} were asked {both} of {either} attempts in common."]
+    left = zip((first, other), compare.unpaired(first[1], other[1]), strict=True)
+    alone = [f"{n} of {len(e.answers)} of {name}" for (name, e), n in left if n]
+    if alone:
+        said.append(f"Answers without a counterpart, in no difference: {', '.join(alone)}.")
+    return said
 
 
 def _unscored(name: str, evaluation: Evaluation, primary: str) -> str:
