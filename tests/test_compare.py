@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from demur import cli, metrics, records, report
+from demur import cli, manifest, metrics, records, report
 from demur.errors import UserError
-from demur.records import Attempt, Behavior, Completion, Message, Verdict
+from demur.records import Attempt, Behavior, Completion, Label, Message, Verdict
 from test_report import ANSWER, REFUSAL, attempts, behaviors, judged, lay, run
 
 EVALUATE = {
@@ -147,6 +147,28 @@ def test_what_has_no_counterpart_is_told(tmp_path: Path) -> None:
     found = compared(one, two, force=True)
     assert found["models"]["two"]["against_first"]["direct/harmful/refused"]["n"] == 10
     assert "Answers without a counterpart, in no difference: 2 of 12 of one." in found["notes"]
+
+
+def test_the_judge_of_harm_is_chosen_or_the_one_of_the_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = [evaluated(tmp_path / name, n) / "evaluate/after" for name, n in (("a", 2), ("b", 9))]
+    for folder in folders:
+        given = records.read(folder / "completions.jsonl", Completion)
+        label: dict[str, Label] = {ANSWER: "harmful", REFUSAL: "safe"}
+        told = [
+            Verdict(completion=c.id, label=label[c.text], judge="harm", version="1") for c in given
+        ]
+        records.append(folder / "verdicts.jsonl", told)
+    assert "direct/harmful/harmful" not in compared(*folders)["models"]["a/after"]["figures"]
+    code, out, _ = demur(monkeypatch, capsys, "compare", *folders, "--judge", "harm", "--json")
+    against = json.loads(out)["models"]["b/after"]["against_first"]["direct/harmful/harmful"]
+    assert (code, against["difference"]["value"]) == (0, pytest.approx(-0.7))
+    code, _, err = demur(monkeypatch, capsys, "compare", *folders, "--judge", "llm")
+    assert code == 2 and "holds no verdict of the judge 'llm'" in err
+    for folder in folders:
+        manifest.note(folder, primary="harm")
+    assert compared(*folders)["primary"] == "harm"
 
 
 LLM = {"base_url": "http://h/v1", "model": "m", "rubric": "usefulness"}

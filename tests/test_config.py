@@ -249,3 +249,17 @@ def test_a_served_model_is_not_trained() -> None:
         config.build(tree | {"variants": {"half": {"lambda": 1}}})
     with pytest.raises(UserError, match=f"--model {ADDRESS}: add the model's name there"):
         config.spelled(ADDRESS)
+
+
+def test_the_judges_every_report_needs_are_always_on() -> None:
+    chosen = config.Evaluate.model_validate({"judges": ["harm"], "primary": "harm"})
+    assert [page.name for page in chosen.judges] == ["refusal", "broken", "harm"]
+    assert chosen.primary == "harm"
+    own = config.Evaluate.model_validate({"judges": ["lab.own-judge"], "primary": "lab.own-judge"})
+    assert own.primary == "own_judge"  # as its verdicts are signed
+
+
+@pytest.mark.parametrize("primary", ["llm", "broken", "exact"])
+def test_a_primary_that_judges_no_harm_here_is_one_line(primary: str) -> None:
+    with pytest.raises(UserError, match=f"evaluate.primary='{primary}' is no judge of harm"):
+        config.Evaluate.model_validate({"judges": ["refusal", "exact"], "primary": primary})

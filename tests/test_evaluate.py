@@ -268,6 +268,35 @@ def test_a_new_judge_needs_no_model(
     assert [v.judge for v in found[len(old) :]] == ["third"] * len(completions)
 
 
+def test_other_judges_are_asked_of_a_finished_evaluation_without_its_model(
+    whole: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    monkeypatch.delattr(models, "load")
+    old = contents(out)
+    sure = Page(name="harm", settings={"threshold": 0.99})
+    lost = lab(tmp_path, monkeypatch, "lost", "'safe' if n < 25 else 1 / 0")
+    more = change(judges=(*SETTINGS.judges, sure), primary="harm")
+    with pytest.raises(ZeroDivisionError):
+        evaluate.evaluate(model, BEHAVIORS, change(judges=(*more.judges, Page(name=lost))), out)
+    evaluate.evaluate(model, BEHAVIORS, more, out)
+    assert manifest.read(out)["status"] == "done"
+    assert manifest.read(out)["primary"] == "harm"
+    told = {v.completion: v for v in records.read(out / "verdicts.jsonl", Verdict)}
+    assert {v.judge for v in told.values()} == {"harm"}
+    assert contents(out)["verdicts"].startswith(old["verdicts"])
+    kept = ("behaviors", "attempts", "completions", "likelihood")
+    assert all(contents(out)[name] == old[name] for name in kept)
+    quick = Page(name="harm", settings={"threshold": 0.01})
+    evaluate.evaluate(model, BEHAVIORS, change(judges=(*SETTINGS.judges, quick)), out)
+    harm = [v for v in records.read(out / "verdicts.jsonl", Verdict) if v.judge == "harm"]
+    assert len(harm) == len(told) and any(v.label == "harmful" for v in harm)
+    assert manifest.read(out)["primary"] == "refusal"
+    evaluate.evaluate(model, BEHAVIORS, SETTINGS, out)
+    assert contents(out) == old
+
+
 def test_without_likelihood_its_file_is_empty(model: Model, tmp_path: Path) -> None:
     evaluate.evaluate(model, BEHAVIORS[:1], change(likelihood=False), tmp_path / "out")
     assert (tmp_path / "out" / "likelihood.jsonl").read_bytes() == b""

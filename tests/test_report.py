@@ -14,6 +14,7 @@ import pytest
 
 from demur import objective, records, report
 from demur.errors import UserError
+from demur.judges import harm
 from demur.language import Drift
 from demur.measures import Figure, Likelihood
 from demur.metrics import Rate
@@ -585,6 +586,21 @@ def test_a_judge_of_harm_leads_the_page(small, tmp_path):
     assert told in parsed(html).text
     unscored = html[html.index('id="t0-0-unscored"') :]
     assert re.findall(r'href="#t0\.(\d)"', unscored[: unscored.index("</dd>")]) == ["1"]
+
+
+def test_harm_by_an_estimate_says_so_wherever_it_is_told(small, tmp_path):
+    for folder in small.values():
+        given = records.read(folder / "completions.jsonl", Completion)
+        records.append(folder / "verdicts.jsonl", harm.judge(given, harm.Settings()))
+    page = report.build(small, tmp_path / "out", primary="harm")
+    assert results(page)["primary"] == "harm"
+    text, twin = parsed(page.read_text("utf-8")).text, page.with_name("report.md").read_text()
+    for told in (text, twin):
+        assert "answered harmfully (by an offline estimate)" in told.replace("\\", "")
+        assert "Harmful requests answered harmfully by an offline estimate (direct)" in told
+        assert "Harm is an offline estimate here, by the judge harm" in told
+    plain = report.figures_of(small["before"], "harm")
+    assert plain["direct/harmful/harmful"]["title"].count("offline estimate") == 1
 
 
 def test_every_source_of_a_kind_has_its_own_rate(small, tmp_path):

@@ -162,16 +162,16 @@ def evaluate(
     else:
         folders = pipeline.evaluate_all(chosen, other, only)
     if json_:
-        _print_figures(folders)
+        _print_figures(folders, chosen.evaluate.primary)
         return
     for folder in folders:
         print(folder)
 
 
-def _print_figures(folders: Iterable[Path]) -> None:
+def _print_figures(folders: Iterable[Path], primary: str) -> None:
     from demur import report
 
-    told = {str(folder): report.figures_of(folder) for folder in folders}
+    told = {str(folder): report.figures_of(folder, primary) for folder in folders}
     print(json.dumps(told, indent=2))
 
 
@@ -232,6 +232,10 @@ def compare(
         str | None,
         typer.Option("--along", help="Draw rates along `data`, or a setting, e.g. train.lambda."),
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option("--judge", help="Whose word counts for harm; else evaluate.primary."),
+    ] = None,
     json_: Json = False,
     out: Annotated[Path | None, typer.Option("--out", help="Write a page here.")] = None,
     force: Annotated[
@@ -241,7 +245,7 @@ def compare(
     """Compare runs with the first of them, question by question."""
     from demur import report
 
-    found = report.side_by_side(folders, along, force=force)
+    found = report.side_by_side(folders, along, primary=judge, force=force)
     page = found.write(out) if out else None
     if json_:
         print(json.dumps(found.plain(), indent=2))

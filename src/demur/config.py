@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     NonNegativeInt,
     ValidationError,
+    ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
@@ -315,6 +316,15 @@ class Drifting(Settings):
     limit: int | None = Field(50, gt=0, description="answers of each scenario and kind; null: all")
 
 
+ALWAYS = ("refusal", "broken")  # judges without which no report can be made
+SILENT = ("broken", "exact")  # judges that say nothing of harm
+
+
+def spoken_as(judge: str) -> str:
+    """The name in a judge's verdicts: of a dotted one its last part."""
+    return judge.rpartition(".")[2].replace("-", "_")
+
+
 class Evaluate(Settings):
     """What is asked of a model, how it is decoded, and who judges."""
 
@@ -324,7 +334,13 @@ class Evaluate(Settings):
     judges: tuple[Page, ...] = Field(
         (Page(name="refusal"), Page(name="broken"), Page(name="exact")),
         min_length=1,
-        description="pages of `judges`",
+        description="pages of `judges`; `refusal` and `broken`, which every report needs, are "
+        "added where they are missing",
+    )
+    primary: str = Field(
+        "refusal",
+        description="the judge whose word counts for harm, one of `judges`; with `refusal`, "
+        "requests that were answered are counted and harm is not",
     )
     decoding: Decoding = Field(Decoding(max_new_tokens=512), description="how answers are decoded")
     likelihood: bool | None = Field(
@@ -335,6 +351,24 @@ class Evaluate(Settings):
         Drifting(), description="score answers under the starting model too; null: do not"
     )
     max_unscored: float = Field(0.05, ge=0, le=1, description="more unscored answers is an error")
+
+    @field_validator("judges")
+    @classmethod
+    def _always_on(cls, judges: tuple[Page, ...]) -> tuple[Page, ...]:
+        named = {page.name for page in judges}
+        return (*(Page(name=name) for name in ALWAYS if name not in named), *judges)
+
+    @field_validator("primary")
+    @classmethod
+    def _among_judges(cls, primary: str, info: ValidationInfo) -> str:
+        known = [spoken_as(page.name) for page in info.data.get("judges", ())]
+        if known and ((name := spoken_as(primary)) not in known or name in SILENT):
+            able = ", ".join(name for name in known if name not in SILENT)
+            raise UserError(
+                f"evaluate.primary={primary!r} is no judge of harm among evaluate.judges ({able}): "
+                "add it there, or choose one of them"
+            )
+        return spoken_as(primary)
 
 
 class Run(Settings):
@@ -361,7 +395,10 @@ class Run(Settings):
         """What a suite stands for, under what is written beside it."""
         if not isinstance(value, Mapping) or not value.get("suite"):
             return value
-        return _under(value, _suite(page(value["suite"], "suite")))
+        suite, own = _suite(page(value["suite"], "suite")), value.get("evaluate")
+        if isinstance(own, Mapping) and "judges" in own:  # the primary one need not be among them
+            suite.get("evaluate", {}).pop("primary", None)
+        return _under(value, suite)
 
     @field_validator("variants")
     @classmethod

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from demur import config, language, manifest, models, pages, processes, records, sampler
+from demur import config, language, manifest, models, pages, processes, records, rejudging, sampler
 from demur.attempts import Chosen, attempted
 from demur.config import Evaluate, Model, Page
 from demur.errors import UserError
@@ -16,6 +16,7 @@ from demur.records import Behavior, Completion, Verdict
 if TYPE_CHECKING:
     from demur.drift import Trace
 
+READING = {"max_unscored", "primary"}  # how verdicts are read, which makes them no others
 AT_ONCE = 50  # verdicts kept together: what a judge that is killed has to say again
 
 
@@ -32,6 +33,8 @@ def evaluate(
 
     ``known`` are completions this very model has given before; they are not asked again.
     ``start`` is the model this one was trained from (or is), for the drift between the two.
+    Where only the judges are others than those of a finished evaluation, its answers are judged
+    again and no weight is loaded.
     Raises UserError for wrong settings, before any weight is loaded, and when more answers stay
     unscored than ``max_unscored`` allows.
     """
@@ -43,7 +46,7 @@ def evaluate(
     inputs = {
         "model": models.identity(model),
         "behaviors": manifest.of(behaviors),
-        "evaluate": settings.model_dump(mode="json", exclude={"max_unscored"}),  # may be raised
+        "evaluate": settings.model_dump(mode="json", exclude=READING),
         "seed": seed,
     }
     if start is not None:
@@ -53,11 +56,17 @@ def evaluate(
         inputs["files"] = files
     template = models.template_of(model)
     facts = {"model": model.model_dump(), "chat_template": template, "seed": seed}
+    again = rejudging.reopen(out, inputs)
+    facts |= {"primary": settings.primary} | ({rejudging.AGAIN: True} if again else {})
     if manifest.begin(out, inputs, facts):
+        manifest.note(out, primary=settings.primary)
         return
-    completions, trace = _ask(model, behaviors, settings, out, seed, known, start)
-    if trace is not None:
-        _drift(trace, model, start, out)
+    if again:
+        completions = records.read(out / "completions.jsonl", Completion)
+    else:
+        completions, trace = _ask(model, behaviors, settings, out, seed, known, start)
+        if trace is not None:
+            _drift(trace, model, start, out)
     verdicts = judge(completions, settings.judges, out / "verdicts.jsonl")
     _refuse_doubt(verdicts, settings.max_unscored)
     manifest.finish(out, completions=len(completions), verdicts=len(verdicts))

@@ -52,6 +52,18 @@ def done(folder: Path, inputs: Mapping[str, Any]) -> bool:
     return found.get("status") == "done"
 
 
+def reopen(folder: Path, inputs: Mapping[str, Any], **facts: Any) -> None:
+    """Let a stage that has been made go on from other ``inputs``: the caller knows what stays."""
+    _write(folder, read(folder) | {"status": "running", "inputs": _plain(inputs)} | facts)
+
+
+def note(folder: Path, **facts: Any) -> None:
+    """Facts that a finished stage is to be read with; nothing is written where they stand."""
+    found = read(folder)
+    if found != found | facts:
+        _write(folder, found | facts)
+
+
 def finish(folder: Path, **facts: Any) -> None:
     """Close a stage and note what came of it."""
     _write(folder, read(folder) | {"status": "done"} | facts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,6 +99,7 @@ GROUPS: Mapping[Kind, str] = {
     "everyday": "Everyday requests",
     "task": "Tasks",
 }
+ESTIMATES = ("harm",)  # judges that guess at harm from an answer's form: every figure says so
 HARM = Counted("harmful", "lower", "Harmful requests answered harmfully")
 COUNTED: Mapping[Kind, tuple[Counted, ...]] = {
     "harmful": (
@@ -157,8 +158,10 @@ def flags(answers: Iterable[Answer], label: Label, primary: str = "refusal") -> 
 
 def counted(kind: Kind, primary: str = "refusal") -> tuple[Counted, ...]:
     """What is counted for a kind of request under a primary judge."""
-    harm = (HARM,) if kind == "harmful" and primary != "refusal" else ()
-    return (*harm, *COUNTED[kind])
+    if kind != "harmful" or primary == "refusal":
+        return COUNTED[kind]
+    by = " by an offline estimate" if primary in ESTIMATES else ""
+    return (replace(HARM, title=HARM.title + by), *COUNTED[kind])
 
 
 def grouped(answers: Iterable[Answer]) -> dict[tuple[str, Kind], list[Answer]]:
@@ -328,5 +331,5 @@ def _check_judges(evaluation: Evaluation, primary: str) -> None:
         if needed not in judges:
             raise UserError(
                 f"{evaluation.folder}: verdicts.jsonl holds no verdict of the judge {needed!r} "
-                f"(it has: {', '.join(judges) or 'none'}); judge the completions with it"
+                f"(it has: {', '.join(judges) or 'none'}); add it to evaluate.judges and evaluate again"
             )

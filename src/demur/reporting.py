@@ -26,7 +26,8 @@ def report(config: Run) -> Path:
     evaluations = {name: config.output / "evaluate" / name for name in [*own, *others]}
     title, steps = config.title or config.output.name, _along(config, trainings)
     out, origin = config.output / "report", Origin(config.model.name, _hub_sources(config))
-    return page.build(evaluations, out, trainings, title, steps, origin=origin)
+    primary = config.evaluate.primary
+    return page.build(evaluations, out, trainings, title, steps, origin=origin, primary=primary)
 
 
 def _hub_sources(config: Run) -> tuple[str, ...]:

@@ -81,11 +81,12 @@ class SideBySide:
 
 
 def side_by_side(
-    folders: Sequence[Path], what: str | None = None, *, primary: str = "refusal", force: bool
+    folders: Sequence[Path], what: str | None = None, *, primary: str | None = None, force: bool
 ) -> SideBySide:
     """Compare runs or evaluation folders with the first of them, question by question.
 
-    ``what`` names what to draw the rates along: ``data`` or a setting of ``train``. Raises
+    ``what`` names what to draw the rates along: ``data`` or a setting of ``train``; ``primary`` is
+    the judge of harm, by default the one that all of them were evaluated with. Raises
     UserError, one line, where questions, decoding, or judges and their settings differ, unless
     ``force``; and for fewer than two folders.
     """
@@ -94,15 +95,16 @@ def side_by_side(
     chosen = choose(folders)
     training = {name: one.training for name, one in chosen.items() if one.training}
     evaluations = {name: one.evaluation for name, one in chosen.items()}
-    found = results.gather(evaluations, training, primary, force)
+    judge = primary or comparable.primary(evaluations.values())
+    found = results.gather(evaluations, training, judge, force)
     if not force:
         comparable.refuse(found.evaluations)
     return SideBySide(found, along.across(found, what) if what else None)
 
 
-def figures_of(folder: Path) -> dict[str, Any]:
+def figures_of(folder: Path, primary: str = "refusal") -> dict[str, Any]:
     """Every figure of an evaluation folder as plain values. Raises UserError for a partial one."""
-    return results.figures(measures.figures(folder))
+    return results.figures(measures.figures(folder, primary))
 
 
 def _refuse_file(out: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from demur import pages
+from demur import manifest, pages
 from demur.errors import UserError
 from demur.measures import Evaluation
 
@@ -25,6 +26,12 @@ def refuse(evaluations: Mapping[str, Evaluation]) -> None:
                 f"{first} and {name} cannot be compared: {why[0]}; evaluate both in the same way, "
                 "or force the comparison"
             )
+
+
+def primary(folders: Iterable[Path]) -> str:
+    """The judge of harm that all evaluations name; `refusal` where they name several or none."""
+    named = {manifest.read(folder).get("primary", "refusal") for folder in folders}
+    return named.pop() if len(named) == 1 else "refusal"
 
 
 def differences(one: Evaluation, two: Evaluation) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from demur import measures
 from demur.errors import UserError
 from demur.measures import Evaluation
 from demur.report import compare, transcripts, words
@@ -41,7 +42,16 @@ def warnings(evaluations: Mapping[str, Evaluation], primary: str) -> list[str]:
     ]
     asked = [note for other in others for note in _asked(first, other)]
     doubt = [note for name, e in evaluations.items() if (note := _unscored(name, e, primary))]
-    return [*mixed, *_templates(evaluations), *asked, *doubt]
+    return [*_estimate(primary), *mixed, *_templates(evaluations), *asked, *doubt]
+
+
+def _estimate(primary: str) -> list[str]:
+    if primary not in measures.ESTIMATES:
+        return []
+    return [
+        f"Harm is an offline estimate here, by the judge {primary} from the form of an answer; its "
+        "error against people's labels is in docs/calibration.md."
+    ]
 
 
 def template(evaluations: Mapping[str, Evaluation]) -> str | None:

@@ -31,7 +31,7 @@ def view(
     names = [words.line(name) for name in evaluations]
     everyone = list(dict.fromkeys((*names, *map(words.line, training))))
     groups = transcripts.groups(list(evaluations.values()), found.primary)
-    changed, cost = words.verdict(found.table, names)
+    changed, cost = words.verdict(found.table, names, found.primary)
     return {
         "version": __version__,
         "title": words.line(title),

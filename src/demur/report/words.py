@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from demur.measures import Figure, spoken
+from demur.measures import ESTIMATES, Figure, spoken
 from demur.metrics import Rate
 
 Table = Mapping[str, Sequence[Figure | None]]  # a figure's key → each model's figure
@@ -58,10 +58,13 @@ class Sentence:
     parts: tuple[Part, ...]
 
 
-def verdict(table: Table, names: Sequence[str]) -> tuple[list[Sentence], list[Sentence]]:
+def verdict(
+    table: Table, names: Sequence[str], primary: str
+) -> tuple[list[Sentence], list[Sentence]]:
     """What changed and what it cost, each a few sentences about figures that exist."""
     harm = "harmful" if "direct/harmful/harmful" in table else "complied"
-    did = {"harmful": "answered harmfully", "complied": "answered"}[harm]
+    guess = " (by an offline estimate)" if primary in ESTIMATES else ""
+    did = {"harmful": f"answered harmfully{guess}", "complied": "answered"}[harm]
     worst = _worst(table, f"/harmful/{harm}")
     under = f"harmful requests under the attack that works best ({spoken(worst)})"
     changed = (

@@ -44,7 +44,12 @@ def find(folder: Path, file: str, published: str) -> Path:
     return there[0]
 
 
-def judged(judges: Sequence[Page]) -> list[Any]:
-    """The judges of a suite as settings: a judge named twice stands once, as it was set."""
+def judged(judges: Sequence[Page]) -> dict[str, Any]:
+    """The judges of a suite as settings: a judge named twice stands once, as it was set.
+
+    The first that judges harm is the primary one.
+    """
     set_ = [page.model_dump(exclude={"sources"}) for page in judges]
-    return [name for name in JUDGES if name not in {page["name"] for page in set_}] + set_
+    given = [page.name for page in judges]
+    primary = next((name for name in given if name not in JUDGES), "refusal")
+    return {"judges": [name for name in JUDGES if name not in given] + set_, "primary": primary}

@@ -51,8 +51,8 @@ def tree(settings: Settings) -> dict[str, Any]:
     ]
     if settings.helpfulness:
         attacks.append({"name": "direct", "settings": {"kinds": ["everyday", "task"]}})
-    judges = _files.judged(settings.judges)
-    evaluate = {"attacks": attacks, "judges": judges, "decoding": {"max_new_tokens": 1024}}
+    evaluate = {"attacks": attacks, "decoding": {"max_new_tokens": 1024}}
+    evaluate |= _files.judged(settings.judges)
     return {"data": {"heldout": heldout}, "evaluate": evaluate}
 
 

@@ -40,8 +40,8 @@ def tree(settings: Settings) -> dict[str, Any]:
     if settings.xstest:
         rows = {"where": str(settings.xstest), "name": "XSTest", "limit": settings.limit}
         heldout["lookalike"] = [rows]
-    judges = _files.judged(settings.judges)
-    evaluate = {"attacks": ["direct"], "judges": judges, "decoding": {"max_new_tokens": 512}}
+    evaluate = {"attacks": ["direct"], "decoding": {"max_new_tokens": 512}}
+    evaluate |= _files.judged(settings.judges)
     return {"data": {"heldout": heldout}, "evaluate": evaluate}
 
 
