@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
+PICKLED = ("pytorch_model*.bin", "adapter_model.bin")
+WEIGHTS = ("*.safetensors", *PICKLED)
 TOKENIZER = ("tokenizer*", "vocab*", "*.model")
 BESIDE = ("config.json", "generation_config.json", "chat_template*")
 
@@ -144,6 +145,16 @@ def check(settings: Model) -> None:
     for folder in _folders(settings):
         if folder.is_dir() and not _files(folder, WEIGHTS):
             raise UserError(f"{folder}: no weights in it (*.safetensors); is it the right folder?")
+        _refuse_pickled(folder)
+
+
+def _refuse_pickled(folder: Path) -> None:
+    pickled = _files(folder, PICKLED)
+    if pickled and not _files(folder, ("*.safetensors",)):
+        raise UserError(
+            f"{pickled[0]}: pickled weights can run code as they are read: load them where you "
+            "trust them and save them as safetensors (model.save_pretrained)"
+        )
 
 
 def load(settings: Model, full: bool = False) -> PreTrainedModel:
@@ -158,6 +169,8 @@ def load(settings: Model, full: bool = False) -> PreTrainedModel:
 
     found = resolve(settings)
     where = locate(found.name)
+    for folder in _folders(settings):
+        _refuse_pickled(folder)
     try:
         with quiet(bars=not Path(where).is_dir()):  # a download is worth one
             model = _causal_lm(found, where, full)
@@ -178,6 +191,7 @@ def _causal_lm(settings: Model, where: str, full: bool) -> Any:
         revision=settings.revision,
         dtype=_dtype(settings.dtype, full),
         trust_remote_code=settings.trust_remote_code,
+        use_safetensors=True,  # of a hub too: no pickle is ever read
         output_loading_info=True,
     )
     if missing := sorted(told["missing_keys"]):
