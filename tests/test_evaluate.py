@@ -121,7 +121,7 @@ def test_another_setting_is_refused_the_folder(whole: Path, model: Model) -> Non
     before = contents(whole)
     for settings, named in [
         (change(likelihood=False), "evaluate.likelihood = null, not false"),
-        (change(attacks=(Page(name="direct"),)), "evaluate.attacks = "),
+        (change(attacks=(Page(name="direct"),)), 'evaluate.attacks with {"name": "prefill"'),
     ]:
         with pytest.raises(UserError, match=named):
             evaluate.evaluate(model, BEHAVIORS, settings, whole)

@@ -35,7 +35,7 @@ def test_a_stage_runs_once(tmp_path: Path) -> None:
         ({"train": {"lambda": 0.7, "lora": {"r": 16}}}, "train.lambda = 0.5, not 0.7"),
         ({"train": {"lambda": 0.5, "lora": {"r": 8}}}, "train.lora.r = 16, not 8"),
         ({"train": {"lambda": 0.5, "lora": None}}, 'train.lora = {"r": 16}, not null'),
-        ({"kinds": ("harmful", "everyday")}, 'kinds = ["harmful"], not ["harmful", "everyday"]'),
+        ({"kinds": ("harmful", "everyday")}, 'kinds without "everyday"'),
         ({"more": 1}, "more = null, not 1"),
     ],
 )

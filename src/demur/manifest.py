@@ -141,7 +141,16 @@ def _difference(old: Any, new: Any, path: str = "") -> str:
         for key in [*old, *(k for k in new if k not in old)]:
             if old.get(key) != new.get(key):
                 return _difference(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+    if isinstance(old, list) and isinstance(new, list) and (told := _entries(old, new)):
+        return f"{path} {told}"
     return f"{path} = {_brief(old)}, not {_brief(new)}"
+
+
+def _entries(old: list[Any], new: list[Any]) -> str:
+    """What one of two lists alone holds; nothing where they differ in their order only."""
+    told = {"with": [e for e in old if e not in new], "without": [e for e in new if e not in old]}
+    said = [f"{word} {', '.join(map(_brief, found))}" for word, found in told.items() if found]
+    return " and ".join(said)
 
 
 def _brief(value: Any) -> str:
