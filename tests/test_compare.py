@@ -256,6 +256,12 @@ def test_folders_get_names_that_tell_them_apart(tmp_path: Path) -> None:
     assert list(compared(a, inner[1])["models"]) == ["run", "after"]
 
 
+def test_a_run_stands_for_the_only_evaluation_it_has(tmp_path: Path) -> None:
+    a, b = evaluated(tmp_path / "a", 2), evaluated(tmp_path / "b", 9)
+    (b / "evaluate" / "after").rename(b / "evaluate" / "org-model")
+    assert list(compared(a, b)["models"]) == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     ("folders", "why"),
     [
@@ -263,7 +269,7 @@ def test_folders_get_names_that_tell_them_apart(tmp_path: Path) -> None:
         (["a", "none"], "no folder "),
         (["a", "a/evaluate/after"], "is named twice"),
         (["a", "empty"], "is no evaluation, and as a run it has no evaluate/after"),
-        (["a", "half"], "is no evaluation, and as a run it has before: name the evaluation"),
+        (["a", "half"], "is no evaluation, and as a run it has before, other: name the evaluation"),
     ],
 )
 def test_wrong_folders_are_one_line(
@@ -275,7 +281,8 @@ def test_wrong_folders_are_one_line(
 ) -> None:
     evaluated(tmp_path / "a", 2)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "half" / "evaluate" / "before").mkdir(parents=True)
+    for name in ("before", "other"):
+        (tmp_path / "half" / "evaluate" / name).mkdir(parents=True)
     code, out, err = demur(monkeypatch, capsys, "compare", *(tmp_path / f for f in folders))
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert why in err

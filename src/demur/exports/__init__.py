@@ -20,8 +20,9 @@ def export(
     scenario: str | None = None,
     judge: str = "refusal",
 ) -> Path:
-    """Write an evaluation (a run stands for its `after`) to ``out`` in another tool's format.
+    """Write an evaluation to ``out`` in another tool's format.
 
+    A run stands for its evaluation `after`, or its only one.
     ``format`` is a page of this folder or a dotted module, ``name`` what the model is called
     there (the folder's name unless given), ``scenario`` the one to take (``prefill:k=5``) where a
     format has room for one or not all are wanted, ``judge`` the one whose word counts for harm.

@@ -21,7 +21,7 @@ class Chosen:
 
 
 def choose(folders: Sequence[Path]) -> dict[str, Chosen]:
-    """Each folder under a short name: a run stands for its evaluation `after`.
+    """Each folder under a short name: a run stands for its evaluation `after`, or its only one.
 
     Raises UserError for what is neither a run nor an evaluation, and for a folder named twice.
     """
@@ -36,9 +36,10 @@ def _chosen(folder: Path) -> Chosen:
         raise UserError(f"no folder {folder}: name a run or an evaluation folder")
     if any((folder / name).is_file() for name in FILES):
         return Chosen(folder, _training(folder))
-    if (inner := folder / "evaluate" / AFTER).is_dir():
-        return Chosen(inner, _training(inner))
     there = sorted(path.name for path in (folder / "evaluate").glob("*"))
+    if AFTER in there or len(there) == 1:
+        inner = folder / "evaluate" / (AFTER if AFTER in there else there[0])
+        return Chosen(inner, _training(inner))
     hint = f"it has {', '.join(there)}" if there else f"it has no evaluate/{AFTER}"
     raise UserError(f"{folder} is no evaluation, and as a run {hint}: name the evaluation itself")
 
