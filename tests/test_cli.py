@@ -226,6 +226,20 @@ def test_a_wrong_configuration_is_refused_without_torch(tmp_path: Path) -> None:
     assert time.monotonic() - began < 10
 
 
+def test_a_model_alone_is_measured_on_the_demos_questions(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = pipeline.plain("org/model")
+    assert (run.output, run.model.name, run.train) == (Path("runs/org-model"), "org/model", None)
+    assert {s.where for of in run.data.heldout.by_kind().values() for s in of} == {
+        f"demo:{kind}.heldout" for kind in ("harmful", "lookalike", "everyday")
+    }
+    code, _, err = demur(monkeypatch, capsys, "evaluate", "--model", "no/such/model")
+    assert (code, err.count("\n")) == (2, 1) and "no such folder and not a hub id" in err
+    code, _, err = demur(monkeypatch, capsys, "evaluate")
+    assert (code, err.count("\n")) == (2, 1) and "name a configuration, or a model" in err
+
+
 def test_judge_prints_figures_for_scripts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,6 +43,10 @@ Training = Annotated[
     str | None,
     typer.Option("--only", help="One training of the run: `after`, or a variant's name."),
 ]
+MaxUnscored = Annotated[
+    float,
+    typer.Option("--max-unscored", help="More answers unscored is an error.", min=0, max=1),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 
 
@@ -90,9 +94,16 @@ def _load(config: Path, overrides: list[str] | None, model: str | None = None) -
 
 
 def _measured(
-    config: Path, overrides: list[str] | None, model: str | None
+    config: Path | None, overrides: list[str] | None, model: str | None
 ) -> tuple[Run, Model | None]:
     """The run whose questions are asked, and another model to ask them: ``model.*`` is its own."""
+    if config is None and model is not None:
+        from demur import pipeline
+
+        run = pipeline.plain(model)
+        return run, run.model
+    if config is None:
+        raise UserError("name a configuration, or a model to measure: demur evaluate --model X")
     if model is None:
         return _load(config, overrides), None
     given = overrides or []
@@ -133,7 +144,13 @@ def train(
 
 @app.command(epilog=_example("demur evaluate configs/demo.yaml --model path/to/any-model"))
 def evaluate(
-    config: Config,
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            help="The run's YAML file; with --model alone: the demo's questions, into runs/<name>.",
+            show_default=False,
+        ),
+    ] = None,
     overrides: Overrides = None,
     model: Annotated[
         str | None,
@@ -192,11 +209,12 @@ def judge(
     ] = ["refusal", "broken"],  # noqa: B006
     json_: Json = False,
     out: Annotated[Path | None, typer.Option("--out", help="Keep the verdicts here.")] = None,
+    max_unscored: MaxUnscored = 0.05,
 ) -> None:
     """Judge saved completions again, without their model."""
     from demur import judging
 
-    found = judging.judge(file, judges, out)
+    found = judging.judge(file, judges, out, max_unscored)
     print(judging.as_json(found) if json_ else judging.as_lines(found))
 
 
@@ -206,11 +224,12 @@ def calibrate(
     file: Annotated[Path, typer.Argument(help="Answers with people's labels.")],
     label: Annotated[str | None, typer.Option("--label", help="The labels' column.")] = None,
     json_: Json = False,
+    max_unscored: MaxUnscored = 0.05,
 ) -> None:
     """Hold a judge against people's labels."""
     from demur import calibrate as page
 
-    found = page.calibrate(judge, file, label)
+    found = page.calibrate(judge, file, label, max_unscored)
     print(page.as_json(found) if json_ else page.as_lines(found))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
+from demur import config as configuration
 from demur import manifest, models, pages, processes, records
 from demur.config import Model, Run, Train
 from demur.errors import UserError
@@ -168,6 +169,15 @@ def evaluate_all(
         yield evaluate(config, "before", config.model, materials, config.model)
     for name in names(config, only):
         yield evaluate(config, name, trained(config, name, materials), materials, config.model)
+
+
+def plain(model: str) -> Run:
+    """The run that measures a ``model`` and no more: the demo's held-out set, default settings."""
+    chosen = configuration.spelled(model)
+    name = folder_name(Model.model_validate(chosen))
+    heldout = {kind: [f"demo:{kind}.heldout"] for kind in ("harmful", "lookalike", "everyday")}
+    tree = {"output": f"runs/{name}", "model": chosen, "data": {"heldout": heldout}}
+    return configuration.build(tree, f"--model {model}")
 
 
 def folder_name(model: Model) -> str:
