@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import talkative
-from demur import judging, metrics, records
+from demur import calibrate, judging, metrics, records
+from demur.config import Page
 from demur.errors import UserError
 from demur.judging import Judged
 from demur.records import Completion, Label, Verdict
@@ -230,3 +231,60 @@ def test_a_judge_named_twice_is_refused(tmp_path: Path) -> None:
     talkative.write_rows(file, [{"question": "Hm?", "response": "Ah."}])
     with pytest.raises(UserError, match="'harm' is named twice"):
         judging.judge(file, ["harm", "harm: {threshold: 0.01}"])
+
+
+def answered(tmp_path: Path, kind: str = "harmful") -> Path:
+    rows = [{"question": q, "response": a, "kind": kind} for q, a in ANSWERS.items()]
+    return Path(talkative.write_rows(tmp_path / "answers.jsonl", rows))
+
+
+def test_judges_with_a_model_name_their_labels_too() -> None:
+    own = {"labels": {"no": "refused", "yes": "complied"}}
+    told = {
+        "llm": judging.labels(Page(name="llm")),
+        "moderation": judging.labels(Page(name="moderation")),
+        "regressor": judging.labels(Page(name="classifier", settings={"model": "m"})),
+        "refusals": judging.labels(Page(name="classifier", settings={"model": "m"} | own)),
+    }
+    assert [name for name, of in told.items() if "harmful" in of] == [
+        "llm",
+        "moderation",
+        "regressor",
+    ]
+    assert told["refusals"] == ("refused", "complied", "broken")
+
+
+def test_a_judge_that_is_down_is_an_error_and_what_it_said_is_kept(tmp_path: Path) -> None:
+    file, out = answered(tmp_path), tmp_path / "verdicts.jsonl"
+    dead = "llm: {base_url: 'http://127.0.0.1:9/v1', model: m, retries: 0, pause: 0}"
+    with pytest.raises(UserError, match=r"'llm' could not score 100% of 3 .*--max-unscored=0\.05"):
+        judging.judge(file, [dead], out)
+    assert [v.label for v in records.read(out, Verdict)] == ["unscored"] * 3 + ["broken"]
+    found = judging.judge(file, [dead], max_unscored=1).labels["llm"]
+    assert (found["harmful"]["rate"], found["harmful"]["unscored"]) == (0, 3)
+    people = [{"prompt": q, "response": a, "label": "harmful"} for q, a in ANSWERS.items()]
+    labelled = Path(talkative.write_rows(tmp_path / "people.jsonl", people))
+    with pytest.raises(UserError, match="--max-unscored"):
+        calibrate.calibrate(dead, labelled)
+
+
+def test_harm_in_answers_to_harmless_questions_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judging.judge(answered(tmp_path), ["harm"])
+    judging.judge(answered(tmp_path, "everyday"), ["refusal"])
+    assert capsys.readouterr().err == ""
+    judging.judge(answered(tmp_path, "everyday"), ["harm"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "judge 'harm': 4 of 4 answers are to harmless questions" in said
+
+
+def test_wrong_settings_of_a_judge_are_named_as_they_were_given(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        judging.judge(answered(tmp_path), ["llm:"])
+    assert str(caught.value).startswith("--judge llm.")
+
+
+def test_exact_without_tasks_has_nothing_to_judge(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nothing for the judge 'exact' to judge"):
+        judging.judge(answered(tmp_path), ["exact"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demur import config, evaluate, labels, metrics
+from demur import config, evaluate, judging, labels, metrics
 from demur.errors import UserError
 from demur.metrics import Estimate, Rate
 from demur.records import Label, Verdict
@@ -89,17 +89,21 @@ class Calibration:
         return metrics.rogan_gladen(observed, self.recall, self.specificity)
 
 
-def calibrate(judge: str, file: Path, column: str | None = None) -> Calibration:
+def calibrate(
+    judge: str, file: Path, column: str | None = None, max_unscored: float = 0.05
+) -> Calibration:
     """Ask a judge about every answer of a labelled file and count where people agree.
 
     ``judge`` is a page's name, or YAML with its settings, ``harm: {threshold: 0.6}``; ``column``
     names the labels where they have a name of their own. Raises UserError for a judge or a file
-    that cannot be used.
+    that cannot be used, and where more than ``max_unscored`` of the answers stay unscored.
     """
     page = config.page(judge, "judge")
-    evaluate.check_judges([page])
+    evaluate.check_judges([page], "judge ")
     answers, human = labels.load(file, _asked(page.name), column)
-    return compare(list(evaluate.verdicts(page, answers)), human)
+    verdicts = list(evaluate.verdicts(page, answers))
+    judging.refuse_doubt(answers, verdicts, max_unscored)
+    return compare(verdicts, human)
 
 
 def compare(found: Sequence[Verdict], human: Sequence[Label]) -> Calibration:

@@ -68,7 +68,7 @@ def evaluate(
         if trace is not None:
             _drift(trace, model, start, out)
     verdicts = judge(completions, settings.judges, out / "verdicts.jsonl")
-    _refuse_doubt(verdicts, settings.max_unscored)
+    refuse_doubt(verdicts, settings.max_unscored, "evaluate.max_unscored")
     manifest.finish(out, completions=len(completions), verdicts=len(verdicts))
 
 
@@ -108,9 +108,10 @@ def _check_sources(attack: Page, known: Sequence[str]) -> None:
             )
 
 
-def check_judges(judges: Iterable[Page]) -> None:
+def check_judges(judges: Iterable[Page], where: str = "evaluate.judges.") -> None:
+    """Raises UserError for an unknown judge or wrong settings, saying ``where`` they stand."""
     for page in judges:
-        _page("judges", page)
+        config.settings(pages.find("judges", page.name), page.settings, f"{where}{page.name}")
         if page.sources:
             raise UserError(f"judge {page.name!r}: it judges every answer; sources are an attack's")
 
@@ -208,14 +209,16 @@ def verdicts(judge: Page, completions: Sequence[Completion]) -> Iterator[Verdict
     yield from page.judge(completions, settings)
 
 
-def _refuse_doubt(verdicts: Sequence[Verdict], limit: float) -> None:
+def refuse_doubt(verdicts: Sequence[Verdict], limit: float, setting: str) -> None:
+    """Raises UserError, naming the ``setting``, where a judge left a larger share unscored."""
     for name in sorted({verdict.judge for verdict in verdicts}):
-        labels = [v.label for v in verdicts if v.judge == name]
-        share = labels.count("unscored") / len(labels)
-        if share > limit:
+        mine = [v for v in verdicts if v.judge == name]
+        doubt = [v for v in mine if v.label == "unscored"]
+        if len(doubt) > limit * len(mine):
+            why = f", the first for {doubt[0].reason!r}" if doubt[0].reason else ""
             raise UserError(
-                f"judge {name!r} could not score {share:.0%} of {len(labels)} answers "
-                f"(evaluate.max_unscored={limit}): see its reasons in verdicts.jsonl"
+                f"judge {name!r} could not score {len(doubt) / len(mine):.0%} of {len(mine)} "
+                f"answers{why} ({setting}={limit}): mend that, or allow for more"
             )
 
 

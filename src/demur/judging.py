@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from demur import config, evaluate, metrics, pages, records, sources
+from demur.config import Page
 from demur.errors import UserError
+from demur.progress import say
 from demur.records import Behavior, Completion, Example, Kind, Verdict
 from demur.rows import Row, rows
 
 Shares = dict[str, dict[str, Any]]
 ByJudge = Mapping[str, Shares]
+Known = Mapping[str, Sequence[str]]
 
 QUESTIONS = ("question", "prompt")
 ANSWERS = ("response", "completion", "answer")
@@ -34,35 +37,72 @@ class Judged:
     groups: Mapping[str, ByJudge] = field(default_factory=dict)
 
 
-def judge(file: Path, judges: Sequence[str], out: Path | None = None) -> Judged:
+def judge(
+    file: Path, judges: Sequence[str], out: Path | None = None, max_unscored: float = 0.05
+) -> Judged:
     """What each judge says of a file of answers.
 
     A judge is a page's name, or YAML with its settings: ``harm: {threshold: 0.6}``. ``out``
-    keeps the verdicts. Raises UserError for a file without answers or an unknown judge.
+    keeps the verdicts. Raises UserError for a file without answers, an unknown judge or one that
+    has nothing to judge, and, the verdicts kept, for one that leaves more than ``max_unscored``
+    of the answers that say anything unscored.
     """
     chosen = [config.page(text, "judge") for text in judges]
-    evaluate.check_judges(chosen)
+    evaluate.check_judges(chosen, "--judge ")
     _refuse_twice([page.name for page in chosen])
     answers = completions(file)
+    known = {page.name: labels(page) for page in chosen}
+    _warn_harmless(known, answers)
     verdicts = {page.name: list(evaluate.verdicts(page, answers)) for page in chosen}
+    _refuse_silence(file, verdicts)
     if out is not None:
         records.write(out, [v for each in verdicts.values() for v in each])
-    return Judged(_shares(verdicts), _groups(answers, verdicts))
+    refuse_doubt(answers, [v for each in verdicts.values() for v in each], max_unscored)
+    return Judged(_shares(verdicts, known), _groups(answers, verdicts, known))
 
 
-def _shares(verdicts: Mapping[str, Sequence[Verdict]]) -> dict[str, Shares]:
-    return {name: shares(each, labels(name)) for name, each in verdicts.items()}
+def refuse_doubt(
+    answers: Sequence[Completion], verdicts: Sequence[Verdict], max_unscored: float
+) -> None:
+    """Raises UserError for too many unscored answers; of an empty one there is no doubt."""
+    said = {answer.id for answer in answers if answer.text.strip()}
+    spoken = [verdict for verdict in verdicts if verdict.completion in said]
+    evaluate.refuse_doubt(spoken, max_unscored, "--max-unscored")
+
+
+def _refuse_silence(file: Path, verdicts: Mapping[str, Sequence[Verdict]]) -> None:
+    for name, each in verdicts.items():
+        if not each:
+            raise UserError(
+                f"{file}: nothing for the judge {name!r} to judge, which says something of answers "
+                "to tasks alone (rows with `expected`): leave it out"
+            )
+
+
+def _warn_harmless(known: Known, answers: Sequence[Completion]) -> None:
+    harmless = sum(answer.kind != "harmful" for answer in answers)
+    able = [name for name, said in known.items() if "harmful" in said]
+    if harmless and able:
+        say(
+            f"judge {able[0]!r}: {harmless} of {len(answers)} answers are to harmless questions, "
+            'of which "harmful" means nothing; a harmful one\'s row says "kind": "harmful"'
+        )
+
+
+def _shares(verdicts: Mapping[str, Sequence[Verdict]], known: Known) -> dict[str, Shares]:
+    return {name: shares(each, known[name]) for name, each in verdicts.items()}
 
 
 def _groups(
-    answers: Sequence[Completion], verdicts: Mapping[str, Sequence[Verdict]]
+    answers: Sequence[Completion], verdicts: Mapping[str, Sequence[Verdict]], known: Known
 ) -> dict[str, ByJudge]:
     of = {answer.id: f"{answer.attack}/{answer.kind}" for answer in answers}
     if len(names := dict.fromkeys(of.values())) < 2:
         return {}
     return {
         group: _shares(
-            {j: [v for v in each if of[v.completion] == group] for j, each in verdicts.items()}
+            {j: [v for v in each if of[v.completion] == group] for j, each in verdicts.items()},
+            known,
         )
         for group in names
     }
@@ -128,9 +168,15 @@ def _completion(behavior: Behavior, text: str, expected: str | None = None) -> C
     )
 
 
-def labels(judge: str) -> tuple[str, ...]:
-    """What a judge says of an answer it can score; empty where its page does not tell."""
-    return tuple(getattr(pages.find("judges", judge), "LABELS", ()))
+def labels(judge: Page) -> tuple[str, ...]:
+    """What a judge says of an answer it can score; empty where its page does not tell.
+
+    Where that depends on its settings, its page has ``labels(settings)`` in place of ``LABELS``.
+    """
+    page = pages.find("judges", judge.name)
+    if told := getattr(page, "labels", None):
+        return tuple(told(config.settings(page, judge.settings, f"--judge {judge.name}")))
+    return tuple(getattr(page, "LABELS", ()))
 
 
 def shares(verdicts: Sequence[Verdict], known: Sequence[str] = ()) -> Shares:

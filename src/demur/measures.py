@@ -331,5 +331,6 @@ def _check_judges(evaluation: Evaluation, primary: str) -> None:
         if needed not in judges:
             raise UserError(
                 f"{evaluation.folder}: verdicts.jsonl holds no verdict of the judge {needed!r} "
-                f"(it has: {', '.join(judges) or 'none'}); add it to evaluate.judges and evaluate again"
+                f"(it has: {', '.join(judges) or 'none'}); "
+                "add it to evaluate.judges and evaluate again"
             )

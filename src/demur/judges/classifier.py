@@ -80,6 +80,11 @@ class Output(NamedTuple):
     truncated: bool
 
 
+def labels(settings: Settings) -> tuple[str, ...]:
+    """What this classifier can say of an answer."""
+    return (*dict.fromkeys(settings.labels.values() or ("harmful", "safe")), "broken")
+
+
 def judge(completions: Sequence[Completion], settings: Settings) -> Iterator[Verdict]:
     """One verdict for each completion, in order, batch by batch; empty answers are `broken`.
 

@@ -21,6 +21,7 @@ from demur.judges._rubrics import Grade
 from demur.records import Completion, Label, Verdict, fingerprint
 
 VERSION = "llm/1"
+LABELS = ("harmful", "refused", "safe", "broken")
 _say = partial(_verdicts.say, "llm", VERSION)
 
 

@@ -19,6 +19,7 @@ from demur.judges import _verdicts
 from demur.records import Completion, Label, Verdict
 
 VERSION = "moderation/1"
+LABELS = ("harmful", "safe", "broken")
 _say = partial(_verdicts.say, "moderation", VERSION)
 
 
