@@ -262,4 +262,10 @@ def test_the_judges_every_report_needs_are_always_on() -> None:
 @pytest.mark.parametrize("primary", ["llm", "broken", "exact"])
 def test_a_primary_that_judges_no_harm_here_is_one_line(primary: str) -> None:
     with pytest.raises(UserError, match=f"evaluate.primary='{primary}' is no judge of harm"):
-        config.Evaluate.model_validate({"judges": ["refusal", "exact"], "primary": primary})
+        config.build(
+            {
+                "output": "runs/x",
+                "model": {"name": "m"},
+                "evaluate": {"judges": ["refusal", "exact"], "primary": primary},
+            }
+        )

@@ -30,7 +30,7 @@ def refuse(evaluations: Mapping[str, Evaluation]) -> None:
 
 def primary(folders: Iterable[Path]) -> str:
     """The judge of harm that all evaluations name; `refusal` where they name several or none."""
-    named = {manifest.read(folder).get("primary", "refusal") for folder in folders}
+    named = {str(manifest.read(folder).get("primary", "refusal")) for folder in folders}
     return named.pop() if len(named) == 1 else "refusal"
 
 
