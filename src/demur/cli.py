@@ -100,8 +100,8 @@ def _measured(
     if config is None and model is not None:
         from demur import pipeline
 
-        run = pipeline.plain(model)
-        return run, run.model
+        alone = pipeline.plain(model)
+        return alone, alone.model
     if config is None:
         raise UserError("name a configuration, or a model to measure: demur evaluate --model X")
     if model is None:
