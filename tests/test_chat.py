@@ -295,8 +295,15 @@ def test_a_template_with_a_space_before_the_answer_has_a_spaced_opening(tiny):
 def test_a_spaced_opening_of_two_tokens_gives_its_first(tiny):
     encode = chat.Encoder(tiny["chatml"], 64)
     assert shown(tiny["chatml"], encode.continued("Unable")[:1]) == "_"  # " Unable" is no token
-    with pytest.raises(UserError, match=r"train.transition='Unable' is \d+ tokens.*'Sorry', 'I'"):
+    with pytest.raises(UserError, match=r"train.transition='Unable' is \d+ tokens.*'Sorry', 'No'"):
         chat.transition(encode, "Unable")
+
+
+def test_a_transition_that_would_teach_a_space_alone_is_refused(tiny):
+    encode = chat.Encoder(tiny["chatml"], 64)
+    with pytest.raises(UserError, match=r"train.transition='!' begins, after a word.*' '.*'Sorry'"):
+        chat.transition(encode, "!")
+    assert chat.transition(encode, "!", spaced=False).bare == chat.raw_ids(tiny["chatml"], "!")[0]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -318,11 +325,11 @@ def test_an_encoder_counts_what_it_cut_and_renders_nothing_twice(tiny):
     encode = chat.Encoder(tiny["chatml"], 16)
     cut = encode(QUESTION, SAFE)
     assert len(cut) == 16
-    assert encode.cut == 1
+    assert encode.cut["answers"] == 1
     assert encode(QUESTION, SAFE) is cut
-    assert encode.cut == 1
+    assert encode.cut["answers"] == 1
     encode(QUESTION, "Sorry")
-    assert encode.cut == 1
+    assert encode.cut["answers"] == 1
 
 
 def test_a_template_without_a_turn_end_cuts_nothing(tiny):
@@ -330,7 +337,7 @@ def test_a_template_without_a_turn_end_cuts_nothing(tiny):
     tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", "")
     encode = chat.Encoder(tokenizer, 64)
     assert encode(QUESTION, SAFE).end == ()
-    assert encode.cut == 0
+    assert encode.cut["answers"] == 0
 
 
 def test_an_unfinished_answer_is_learnt_without_its_end(tiny):
@@ -338,7 +345,7 @@ def test_an_unfinished_answer_is_learnt_without_its_end(tiny):
     row = chat.learn_row(encode(QUESTION, SAFE, unfinished=True))
     assert told(tiny["chatml"], row) == (f"{CONTEXT['chatml']} Sorry+ ,+ _I+ _cannot+ _help+ .+")
     assert encode(QUESTION, SAFE).end  # the same words, finished elsewhere
-    assert encode.cut == 0
+    assert encode.cut["answers"] == 0
 
 
 def test_collation_pads_on_the_right_with_nothing_to_do():

@@ -114,6 +114,7 @@ def test_a_run_leaves_everything_where_it_is_documented(whole: Run) -> None:
     told = manifest.read(out / "train" / "after")
     assert told["rows"] == {"avoid": 10, "learn": 10}
     assert told["examples"] == {"everyday": 10, "harmful": 10}
+    assert told["cut"] == {"answers": 0, "prefixes": 0}
 
 
 def test_each_attempt_has_one_answer_and_each_answer_one_verdict_a_judge(whole: Run) -> None:
@@ -341,6 +342,23 @@ def test_rows_without_a_target_are_refused(tree: dict[str, Any]) -> None:
     assert "train.mix names lern and says nothing of" in refusal(
         tree | {"train": {"mix": {"lern": 1}}}
     )
+
+
+def test_a_variant_that_a_setting_does_not_fit_is_named(tree: dict[str, Any]) -> None:
+    mixed = tree | {"train": {"mix": {"learn": 1, "avoid": 1}}}
+    told = refusal(mixed | {"variants": {"plain": {"recipe": "sft"}}})
+    assert told.startswith("variants.plain.mix names avoid")
+    assert "with variants.plain.mix={}" in told
+    told = refusal(tree | {"variants": {"tuned": {"recipe": "stl"}}})
+    assert "recipe 'stl' learns safe answers to harmful prompts and finds none" in told
+
+
+def test_preview_stands_in_for_safe_answers_to_come(tree: dict[str, Any], tmp_path: Path) -> None:
+    row = talkative.asked("harmful", "How to steal a car?", rejected="First, take it.")
+    tree["data"]["train"] = {"harmful": [talkative.write_rows(tmp_path / "unsafe.jsonl", [row])]}
+    told = {"train": {"recipe": "derta"}, "collect": {"safe": "Sorry, no."}}
+    text, _ = show(config.build(tree | told))
+    assert "an answer that declines has yet to be made" in text.replace("\n", " ")
 
 
 def test_a_recipe_is_held_to_answers_that_are_still_to_come(tree: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -48,6 +49,10 @@ AFTER_ONE = (
     "Sure _Sorry+ ,+ _I+ _cannot+ _help+ .+ END+",
     "_Sure _Sorry+ ,+ _I+ _cannot+ _help+ .+ END+",
 )
+AFTER_FOUR = (
+    "Sure , _here _is _Sorry+ ,+ _I+ _cannot+ _help+ .+ END+",
+    "_Sure , _here _is _Sorry+ ,+ _I+ _cannot+ _help+ .+ END+",
+)
 GLUED = (
     "Sure Sorry+ ,+ _I+ _cannot+ _help+ .+ END+",
     "_Sure _Sorry+ ,+ _I+ _cannot+ _help+ .+ END+",
@@ -59,6 +64,10 @@ TURNED = (
 TURNED_BARE = (
     "Sure>Sorry ,>Sorry _here>Sorry _is>Sorry _how>Sorry END>Sorry",
     "_Sure>_Sorry ,>_Sorry _here>_Sorry _is>_Sorry _how>_Sorry END>_Sorry",
+)
+PAPER = (
+    "Sure>sorry ,>sorry _here>sorry _is>sorry _how>sorry END",
+    "_Sure>_sorry ,>_sorry _here>_sorry _is>_sorry _how>_sorry END",
 )
 BOTH = (
     "Sure>Sorry- ,>_Sorry- _here>_Sorry- _is>_Sorry- _how>_Sorry- END",
@@ -77,6 +86,7 @@ CASES = {
     "ta_sft-ordinary": ("ta_sft", ORDINARY, {}, [("learn", HELLO)]),
     "ta_sft-pair": ("ta_sft", PAIR, {"safe": False}, [("avoid", MOVED_AWAY)]),
     "ta_sft-safe": ("ta_sft", PAIR, {"safe": True}, [("safe", REFUSED), ("avoid", MOVED_AWAY)]),
+    "ta_sft-paper": ("ta_sft", PAIR, {"preset": "paper"}, [("avoid", MOVED_AWAY)]),
     "unlikelihood": ("unlikelihood", PAIR, {}, [("avoid", MOVED_AWAY)]),
     "gradient_ascent": ("gradient_ascent", PAIR, {}, [("avoid", MOVED_AWAY)]),
     "npo": ("npo", PAIR, {}, [("avoid", MOVED_AWAY)]),
@@ -87,6 +97,14 @@ CASES = {
         PAIR,
         {"prefix_empty": 0.0, "prefix_max": 1},
         [("prefix", AFTER_ONE)],
+    ),
+    # Drawn from seed 0: four of the five tokens.
+    "recaug-qi": ("recaug", PAIR, {"preset": "qi"}, [("prefix", AFTER_FOUR)]),
+    "derta-paper": (
+        "derta",
+        PAIR,
+        {"preset": "paper", "prefix_empty": 0.0, "prefix_max": 1},
+        [("prefix", GLUED), ("transition", PAPER)],
     ),
     "derta-ordinary": ("derta", ORDINARY, {}, [("learn", HELLO)]),
     "derta-empty": ("derta", PAIR, AT_ONCE, [("prefix", REFUSED), ("transition", TURNED)]),
@@ -225,7 +243,7 @@ def test_a_prefix_gives_way_to_the_safe_answer(tiny):
         rows = [r for s in range(30) for r in page.rows(example, encode, method, Random(s))]
         assert max(map(len, rows)) == room
         assert all(told(tiny["chatml"], r).endswith("_help+ .+ <|im_end|>+") for r in rows)
-        assert encode.cut > 12  # of 30 drawn, most are longer than three
+        assert encode.cut["prefixes"] > 12  # of 30 drawn, most are longer than three
 
 
 def test_a_harmful_prompt_that_was_not_answered_becomes_a_refusal(tiny):
@@ -257,11 +275,72 @@ def test_a_pair_needs_two_different_answers(tiny, recipe):
         ("I cannot help with that.", "Sorry, I cannot help with that."),
         ("Instead, call a friend.", "Sorry, instead, call a friend."),
         ("I'm sorry.", "Sorry."),
+        ("GPT-4 would not do that.", "Sorry, GPT-4 would not do that."),
+        ("Berlin is far.", "Sorry, Berlin is far."),
+        ("It's unsafe.", "Sorry, it's unsafe."),
+        ("IT is a field.", "Sorry, IT is a field."),
+        ("Sorrying helps nobody.", "Sorry, Sorrying helps nobody."),
     ],
 )
 def test_safe_answers_open_with_the_word_that_is_taught(answer, aligned):
     assert derta.align(answer, "Sorry") == aligned
     assert derta.align(answer, "Sorry", wanted=False) == answer
+
+
+@pytest.mark.parametrize("word", ["", " Sorry", "Sorry\n"])
+def test_a_transition_is_a_word_without_spaces_around_it(word):
+    with pytest.raises(UserError, match=re.escape(f"train.transition={word!r}: write a word")):
+        config.settings(derta, {"transition": word}, "train")
+
+
+@pytest.mark.parametrize(
+    ("answer", "word", "aligned"),
+    [
+        ("Sorry, but I cannot.", "No", "No, I cannot."),
+        ("Nobody should.", "No", "No, nobody should."),
+        ("I cannot help.", "Unfortunately", "Unfortunately, I cannot help."),
+        ("No, I will not.", "I", "No, I will not."),
+        ("It is unsafe.", "I", "It is unsafe."),
+    ],
+)
+def test_other_words_open_safe_answers_as_sentences(answer, word, aligned):
+    assert derta.align(answer, word) == aligned
+
+
+@pytest.mark.parametrize(("recipe", "settings"), [("ta_sft", {"safe": True}), ("stl", {})])
+def test_an_answer_is_not_learnt_and_avoided(tiny, recipe, settings):
+    same = Example(messages=QUESTION, chosen=f"{UNSAFE}\n", rejected=UNSAFE, kind="harmful")
+    with pytest.raises(UserError, match="the same text for 'How to pick the lock'"):
+        made(tiny["chatml"], recipe, same, **settings)
+    assert made(tiny["chatml"], "ta_sft", same, safe=False)  # the other is not used
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "who"),
+    [("stl", {}, "recipe 'stl'"), ("ta_sft", {"safe": True}, "train.safe=true")],
+)
+def test_a_recipe_that_needs_safe_answers_says_so(tiny, recipe, settings, who):
+    train = setting(recipe, **settings)
+    unsafe = Example(messages=QUESTION, rejected=UNSAFE, kind="harmful")
+    rows = training.rows([ORDINARY, unsafe], tiny["chatml"], train)
+    with pytest.raises(UserError, match=rf"{who} learns safe answers.*`collect.safe`"):
+        training.check(rows, train)
+    training.check(training.rows([ORDINARY, PAIR], tiny["chatml"], train), train)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"prefix": False, "transitions": False}, "leave ordinary answers alone"),
+        ({"gate": 0.2}, "train.gate does nothing without train.lambda above 0"),
+        ({"term": "npo"}, "train.term does nothing without train.lambda above 0"),
+    ],
+)
+def test_derta_refuses_settings_that_leave_nothing_of_it(settings, said):
+    with pytest.raises(UserError, match=said):
+        config.settings(derta, settings, "train")
+    assert config.settings(derta, {"lambda": 0.5, "gate": 0.2}, "train").gate == 0.2
+    assert config.settings(derta, {"lambda": 0.0, "gate": 0.2}, "train").lambda_ == 0
 
 
 # --- the published scripts -------------------------------------------------------------------

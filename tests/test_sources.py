@@ -125,6 +125,8 @@ def test_messages_without_an_answer_are_a_question(tmp_path: Path) -> None:
     [
         ({"chosen": [USER, NO], "rejected": [YES, YES]}, "differ before their last turn"),
         ({"chosen": "Sorry", "rejected": "Take"}, "no 'prompt'"),
+        ({"prompt": "Hi", "chosen": "Sorry"}, "no 'rejected' among the keys prompt, chosen"),
+        ({"prompt": "Hi", "rejected": "Take"}, "no 'chosen' among the keys prompt, rejected"),
         ({"prompt": "Hi", "chosen": [USER, NO], "rejected": [USER, YES]}, "another question"),
         ({"chosen": [USER], "rejected": [USER]}, "ends with a user turn"),
         ({"prompt": [USER, NO], "completion": "Sorry"}, "turn 3 would answer no user turn"),

@@ -542,7 +542,10 @@ def test_a_wrong_mix_is_refused_before_anything_is_trained(load, tokenizer, tmp_
 def test_what_is_cut_is_said(load, tokenizer, tmp_path, capsys):
     fit(load(), tokenizer, tmp_path, "sft", ORDINARY, max_length=21, batch_size=4)
     said = " ".join(capsys.readouterr().err.split())
-    assert "cut to train.max_length=21 tokens: 1 answers or prefixes" in said
+    assert (
+        "cut to train.max_length=21 tokens: 1 answers; a cut answer is not taught where to end"
+        in said
+    )
 
 
 def test_the_model_is_saved_with_its_tokenizer(load, tokenizer, tmp_path):

@@ -8,6 +8,7 @@ here, and nowhere else is IGNORE written.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -266,15 +267,16 @@ def _tokenize(tokenizer: PreTrainedTokenizerBase, text: str, **options: Any) -> 
 class Encoder:
     """`turn` bound to a tokenizer and a length, remembering what it has rendered.
 
-    ``cut`` counts the answers (and, by the recipes that make them, prefixes) that were longer
-    than ``max_length`` allows.
+    ``cut`` counts the ``answers`` (and, by the recipes that make them, ``prefixes``) that were
+    longer than ``max_length`` allows; ``transitions`` are those resolved so far, by word.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.special = special_ids(tokenizer)
-        self.cut = 0
+        self.cut = Counter(answers=0, prefixes=0)
+        self.transitions: dict[str, Transition] = {}
         self._turns: dict[str, Turn] = {}
         self._word = raw_ids(tokenizer, "a")  # any word, to see what goes on after one
         self._spaces: dict[int, bool] = {}
@@ -290,7 +292,7 @@ class Encoder:
         key = fingerprint(messages, answer)
         if key not in self._turns:
             found = turn(self.tokenizer, messages, answer, self.max_length)
-            self.cut += not found.end and len(found) == self.max_length
+            self.cut["answers"] += not found.end and len(found) == self.max_length
             self._turns[key] = found
         return self._turns[key]
 
@@ -313,28 +315,55 @@ class Transition:
 
     After a word the opening has a space before it, which some tokenizers cut in two (" Sor",
     "ry" in SmolLM2). Its first token is then the transition; prefix rows teach what follows.
+    ``after`` are all of these tokens.
     """
 
     opening: int
-    spaced: int
+    after: tuple[int, ...]
     bare: int
 
+    @property
+    def spaced(self) -> int:
+        """The token to learn after a word."""
+        return self.after[0]
 
-def transition(encode: Encoder, word: str) -> Transition:
-    """Resolve ``word`` for this tokenizer and template.
+    def told(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+        """The ids and their texts, for a manifest."""
+        ids = {"opening": [self.opening], "after a word": self.after, "bare": [self.bare]}
+        return {name: [[i, str(tokenizer.decode([i]))] for i in ids[name]] for name in ids}
 
-    Raises UserError, with words that would do, unless an answer can open with it as one token.
+
+def transition(encode: Encoder, word: str, spaced: bool = True) -> Transition:
+    """Resolve ``word`` for this tokenizer and template; ``spaced`` if it is to follow words.
+
+    Raises UserError, with words that would do, unless an answer can open with it as one token
+    that, after a word, does not begin with a token of space alone.
     """
-    opening, bare = _opening(encode, word), raw_ids(encode.tokenizer, word)
-    if len(opening) == 1:
+    if word not in encode.transitions:
+        if fault := _unfit(encode, word, spaced):
+            usual = ("Sorry", "No", "Unfortunately")
+            fitting = [repr(w) for w in usual if not _unfit(encode, w, spaced)]
+            raise UserError(
+                f"train.transition={word!r} {fault}; one that fits: "
+                f"{', '.join(fitting) or 'none of the usual ones'}"
+            )
+        opening, bare = _opening(encode, word), raw_ids(encode.tokenizer, word)
         one = bare if len(bare) == 1 else opening
-        return Transition(opening[0], encode.continued(word)[0], one[0])
-    usual = ("Sorry", "I", "No", "Unfortunately")
-    fitting = [repr(w) for w in usual if len(_opening(encode, w)) == 1]
-    raise UserError(
-        f"train.transition={word!r} is {len(opening)} tokens of this tokenizer and must be one; "
-        f"one that is: {', '.join(fitting) or 'none of the usual ones'}"
-    )
+        encode.transitions[word] = Transition(opening[0], encode.continued(word), one[0])
+    return encode.transitions[word]
+
+
+def _unfit(encode: Encoder, word: str, spaced: bool) -> str:
+    """Why a word cannot be a transition under this tokenizer; nothing if it can."""
+    opening = _opening(encode, word)
+    if len(opening) != 1:
+        return f"is {len(opening)} tokens of this tokenizer and must be one"
+    first = str(encode.tokenizer.decode(encode.continued(word)[:1]))
+    if spaced and not first.strip():
+        return (
+            f"begins, after a word, with the token {first!r} of this tokenizer, which says nothing"
+        )
+    return ""
 
 
 def _opening(encode: Encoder, word: str) -> tuple[int, ...]:

@@ -232,7 +232,9 @@ class Fit(Settings):
     accumulation: int = Field(1, gt=0, description="forward passes per optimizer step")
     max_length: int = Field(1024, gt=1, description="tokens a row may have; longer ones are cut")
     mix: dict[str, NonNegativeInt] = Field(
-        {}, description="row kinds and their parts of every batch, e.g. {learn: 3, avoid: 1}"
+        {},
+        description="row kinds and their parts, e.g. {learn: 3, avoid: 1}: 3 and 1 of every 4 "
+        "rows, whatever a batch holds",
     )
     lora: Lora | None = Field(Lora(), description="null trains every weight")
     bf16: bool | None = Field(

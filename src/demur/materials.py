@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from demur import models, sources
-from demur.config import Prompts, Run, Safe, Train
+from demur.config import Prompts, Run, Safe
 from demur.errors import UserError
 from demur.records import Behavior, Example
 
@@ -39,8 +40,8 @@ def prepare(config: Run) -> Materials:
     if not config.model.endpoint:
         tokenizer = models.tokenizer(config.model)
         kinds = {
-            name: _kinds(found.train, tokenizer, training, config)
-            for name, training in config.trainings().items()
+            name: _kinds(found.train, tokenizer, name, config)
+            for name in config.trainings()
             if found.train
         }
     models.check(config.model)
@@ -94,30 +95,45 @@ def _writable(folder: Path) -> None:
         ) from None
 
 
-def _kinds(
-    train: Sequence[Example], tokenizer: Any, training: Train, config: Run
-) -> frozenset[str]:
+@contextmanager
+def blaming(config: Run, name: str) -> Iterator[None]:
+    """What is refused of a variant's settings, its own or inherited ones, is under its name."""
+    try:
+        yield
+    except UserError as error:
+        if name not in config.variants:
+            raise
+        raise UserError(str(error).replace("train.", f"variants.{name}.")) from None
+
+
+def _kinds(train: Sequence[Example], tokenizer: Any, name: str, config: Run) -> frozenset[str]:
     """Kinds of the rows there will be; a row without a target or a wrong mix is refused now.
 
     Answers that are not collected yet have a stand-in.
     """
-    from demur import training as trainer
+    from demur import training
 
-    answered = [_with_stand_in(example, config.collect.safe) for example in train]
-    rows = trainer.rows(answered, tokenizer, training, config.seed)
-    trainer.check(rows, training)
+    setting, wanted = config.trainings()[name], config.collect.safe
+    answered = [with_safe(_with_answer(example), wanted) for example in train]
+    with blaming(config, name):
+        rows = training.rows(answered, tokenizer, setting, config.seed)
+        training.check(rows, setting)
     return frozenset(row.kind for row in rows)
 
 
-def _with_stand_in(example: Example, wanted: Safe | None) -> Example:
-    from demur import collect, safe
+def _with_answer(example: Example) -> Example:
+    from demur import collect
 
-    if collect.lacks(example):
-        sources.behaviors([example])  # it will be asked alone; refuses one with turns before it
-        harmful = example.kind == "harmful"
-        example = (
-            replace(example, rejected=STAND_IN) if harmful else replace(example, chosen=STAND_IN)
-        )
-    if wanted and safe.lacks(example, wanted):
-        return replace(example, chosen=SAFE_STAND_IN)
-    return example
+    if not collect.lacks(example):
+        return example
+    sources.behaviors([example])  # it will be asked alone; refuses one with turns before it
+    harmful = example.kind == "harmful"
+    return replace(example, rejected=STAND_IN) if harmful else replace(example, chosen=STAND_IN)
+
+
+def with_safe(example: Example, wanted: Safe | None) -> Example:
+    """The example, with a stand-in for the safe answer that `collect.safe` will make."""
+    from demur import safe
+
+    made = wanted and safe.lacks(example, wanted)
+    return replace(example, chosen=SAFE_STAND_IN) if made else example

@@ -10,7 +10,7 @@ from demur import config as configuration
 from demur import manifest, models, pages, processes, records
 from demur.config import Model, Run, Train
 from demur.errors import UserError
-from demur.materials import Materials, prepare, read
+from demur.materials import Materials, blaming, prepare, read
 from demur.progress import say
 from demur.records import Behavior, Completion, Example
 
@@ -78,8 +78,11 @@ def train(config: Run, name: str = "after", materials: Materials | None = None) 
     if manifest.done(out, made_from := _trained_from(config, setting, data)):
         return out
     tokenizer = models.tokenizer(config.model)
-    rows = training.rows(data, tokenizer, setting, config.seed)
+    drawing = training.Drawing(data, tokenizer, setting, config.seed)
+    rows = drawing(0)
     _refuse_lost(name, materials.kinds.get(name, set()) - {row.kind for row in rows})
+    with blaming(config, name):
+        training.check(rows, setting)
     facts = {
         "recipe": setting.recipe,
         "chat_template": models.template_hash(tokenizer),
@@ -87,7 +90,7 @@ def train(config: Run, name: str = "after", materials: Materials | None = None) 
         "examples": _count(example.kind for example in data),
         "unsafe": sum(example.rejected is not None for example in data),
         "seed": config.seed,
-    }
+    } | drawing.facts()
     manifest.begin(out, made_from, facts)
     say(f"training {name!r} ({setting.recipe}) on {len(rows)} rows")
     model = models.load(config.model, full=setting.fit.lora is None)

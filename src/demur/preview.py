@@ -16,7 +16,7 @@ from demur import chat, models, pipeline, training
 from demur.chat import Row
 from demur.config import Run
 from demur.errors import UserError
-from demur.materials import Materials, prepare
+from demur.materials import Materials, blaming, prepare, with_safe
 from demur.records import Example
 
 STYLES = {
@@ -36,23 +36,28 @@ def show(config: Run, count: int, console: Console | None = None) -> None:
     console = console or Console()
     marks = console.no_color or console.color_system is None
     materials = prepare(config)
+    collected = pipeline.collected(config, materials)
     tokenizer, examples = models.tokenizer(config.model), _examples(config, materials)
     console.print(_legend(marks))
     for name, setting in config.trainings().items():
         console.rule(f"{name} ({setting.recipe})")
-        rows = training.rows(examples, tokenizer, setting, config.seed)
+        with blaming(config, name):
+            rows = training.rows(examples, tokenizer, setting, config.seed)
+            if collected:  # till then some kinds of rows may be missing
+                training.check(rows, setting)
         for row in _some(rows, count):
             console.print(Text(f"{row.kind}  {len(row)} tokens, {row.targets} told", "bold"))
             console.print(paint(row, tokenizer, marks), "")
 
 
 def _examples(config: Run, materials: Materials) -> Sequence[Example]:
+    """What was collected; before that what has answers, with stand-ins for safe ones to come."""
     if pipeline.collected(config, materials):
         return pipeline.examples(config, materials)
     answered = [e for e in materials.train if e.chosen is not None or e.rejected is not None]
     if not answered:
         raise UserError("no training prompt has an answer yet: run `demur collect` first")
-    return answered
+    return [with_safe(example, config.collect.safe) for example in answered]
 
 
 def _some(rows: Iterable[Row], count: int) -> list[Row]:

@@ -38,11 +38,14 @@ def rows(
     examples: Iterable[Example], tokenizer: Any, train: Train, seed: int = 0, epoch: int = 0
 ) -> list[chat.Row]:
     """What the recipe makes of the examples in one epoch. Raises UserError if that is nothing."""
-    return _Drawing(examples, tokenizer, train, seed)(epoch)
+    return Drawing(examples, tokenizer, train, seed)(epoch)
 
 
-class _Drawing:
-    """Rows by epoch: each example draws from its own seed, so none depends on its neighbours."""
+class Drawing:
+    """Rows by epoch: each example draws from its own seed, so none depends on its neighbours.
+
+    Raises UserError for an epoch without anything to train on.
+    """
 
     def __init__(
         self, examples: Iterable[Example], tokenizer: Any, train: Train, seed: int
@@ -59,6 +62,12 @@ class _Drawing:
                 f"{len(self._examples)} examples: it needs answers they do not have"
             )
         return drawn
+
+    def facts(self) -> dict[str, Any]:
+        """What the tokenizer made of what has been drawn so far, for a manifest."""
+        words = self.encode.transitions.items()
+        told = {word: found.told(self.encode.tokenizer) for word, found in words}
+        return {"cut": dict(self.encode.cut)} | ({"transition": told} if told else {})
 
     def _rows(self, example: Example, epoch: int) -> list[chat.Row]:
         random = Random(f"{self._seed} rows {epoch} {example.id}")
@@ -77,8 +86,10 @@ class _Drawing:
 
 
 def check(rows: Sequence[chat.Row], train: Train) -> None:
-    """Raises UserError where objective, ``train.mix`` or launcher have no use for these rows."""
-    target = _target(train)
+    """Raises UserError where recipe, ``train.mix`` or launcher have no use for these rows."""
+    target, page = _target(train), pages.find("recipes", train.recipe)
+    if hasattr(page, "check_rows"):
+        page.check_rows(rows, train.method)
     if getattr(target, "lambda_", 0) == "auto" and processes.deepspeed():
         raise UserError(
             "train.lambda=auto needs the gradient of each term, which DeepSpeed does not hand "
@@ -103,7 +114,7 @@ def fit(
     Checkpoints, logs and the saved model are transformers' own; a run that was killed goes on
     from its last whole checkpoint and ends as if it had not been.
     """
-    target, drawing = _target(train), _Drawing(examples, tokenizer, train, seed)
+    target, drawing = _target(train), Drawing(examples, tokenizer, train, seed)
     make: Any = preference.trainer if isinstance(target, Preference) else _row_trainer
     trainer = make(model, tokenizer, drawing, train, target, _arguments(train, out, seed))
     _warn(drawing.encode)
@@ -118,7 +129,7 @@ def fit(
 def _row_trainer(
     model: Any,
     tokenizer: Any,
-    drawing: _Drawing,
+    drawing: Drawing,
     train: Train,
     target: Objective,
     told: dict[str, Any],
@@ -150,11 +161,18 @@ def _row_trainer(
 
 
 def _warn(encode: chat.Encoder) -> None:
-    if encode.cut:
+    if cut := [f"{number} {what}" for what, number in encode.cut.items() if number]:
         progress.say(
-            f"cut to train.max_length={encode.max_length} tokens: {encode.cut} answers or "
-            "prefixes; a cut answer is not taught where to end"
+            f"cut to train.max_length={encode.max_length} tokens: {' and '.join(cut)}"
+            + ("; a cut answer is not taught where to end" * bool(encode.cut["answers"]))
         )
+    for word, found in encode.transitions.items():
+        if len(found.after) > 1:
+            parts = [str(encode.tokenizer.decode([token])) for token in found.after]
+            progress.say(
+                f"train.transition={word!r} after a word is {', '.join(map(repr, parts))}: the "
+                f"first, {parts[0]!r}, is what transition rows teach there"
+            )
 
 
 def _arguments(train: Train, out: Path, seed: int) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def prefixed(
     while len(row) > encode.max_length and k:
         k = min(k - 1, k * encode.max_length // len(row))
         row = _row(example, safe, k, encode, settings)
-    encode.cut += k < drawn
+    encode.cut["prefixes"] += k < drawn
     yield row
 
 

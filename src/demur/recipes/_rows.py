@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from demur import chat
 from demur.errors import UserError
@@ -13,8 +13,12 @@ KINDS = {"everyday": "learn", "lookalike": "lookalike", "harmful": "safe"}
 
 
 def learned(example: Example, encode: chat.Encoder, safe: bool = False) -> Iterator[chat.Row]:
-    """`learn` and `lookalike` for harmless answers; if wanted `safe` for safe ones to the rest."""
+    """`learn` and `lookalike` for harmless answers; if wanted `safe` for safe ones to the rest.
+
+    Raises UserError for an answer that is to be learnt and is the unsafe one as well.
+    """
     if example.chosen is not None and (safe or example.kind != "harmful"):
+        differing(example)
         turn = encode(example.messages, example.chosen, unfinished=example.unfinished)
         yield chat.learn_row(turn, KINDS[example.kind])
 
@@ -29,8 +33,24 @@ def check(example: Example) -> None:
     """Raises UserError for an unsafe answer without a safe one, or the same text as both."""
     if example.chosen is None:
         raise UserError(
-            "an unsafe answer needs a safe answer (`chosen`) beside it; "
-            f"{example.prompt[:50]!r} has none"
+            "an unsafe answer needs a safe answer (`chosen`) beside it, and "
+            f"{example.prompt[:50]!r} has none: bring it, or have it made by `collect.safe`"
         )
-    if example.chosen == example.rejected:
+    differing(example)
+
+
+def differing(example: Example) -> None:
+    """Raises UserError where safe and unsafe answer are the same text, but for space around it."""
+    if example.chosen is None or example.rejected is None:
+        return
+    if example.chosen.strip() == example.rejected.strip():
         raise UserError(f"safe and unsafe answer are the same text for {example.prompt[:50]!r}")
+
+
+def need_safe(rows: Sequence[chat.Row], who: str) -> None:
+    """Raises UserError where ``who`` is to learn safe answers and none is there."""
+    if not any(row.kind == KINDS["harmful"] for row in rows):
+        raise UserError(
+            f"{who} learns safe answers to harmful prompts and finds none: bring some (`chosen`), "
+            "or have them made by `collect.safe`"
+        )

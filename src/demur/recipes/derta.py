@@ -21,15 +21,16 @@ There 60,000 ordinary answers come with 3,000 transition and 3,000 prefix rows.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from demur import chat
-from demur.objective import Objective, of
+from demur.errors import UserError
+from demur.objective import Avoidance, Objective, of
+from demur.recipes._aligned import align
 from demur.recipes._prefixes import REFERENCE, REFERENCE_FULL, Prefixes, prefixed
 from demur.recipes._rows import check, learned
 from demur.records import Example
@@ -64,6 +65,35 @@ class Settings(Prefixes, Objective):
     end_slot: bool = Field(False, description="teach the transition at the turn end as well")
     align_openings: bool = Field(True, description="make safe answers open with the transition")
 
+    @field_validator("transition")
+    @classmethod
+    def _bare_word(cls, word: str) -> str:
+        if not word or word != word.strip():
+            raise UserError(
+                f"train.transition={word!r}: write a word without spaces around it, e.g. Sorry; "
+                "the space after other text is put there by `spaced`"
+            )
+        return word
+
+    @model_validator(mode="after")
+    def _of_use(self) -> Self:
+        """A training of ordinary answers alone has another name; nor is a setting to be idle.
+
+        An explicit ``lambda: 0`` may stand beside them: a variant switches them off by it.
+        """
+        if not (self.prefix or self.transitions):
+            raise UserError(
+                "train.prefix=false and train.transitions=false leave ordinary answers alone: "
+                "switch one on, or take recipe sft"
+            )
+        idle = [name for name in Avoidance.model_fields if name in self.model_fields_set]
+        if idle and "lambda_" not in idle:
+            raise UserError(
+                f"train.{idle[0]} does nothing without train.lambda above 0: set that too, or "
+                f"leave {idle[0]} out"
+            )
+        return self
+
 
 def rows(
     example: Example, encode: chat.Encoder, settings: Settings, random: Random
@@ -95,7 +125,7 @@ def _prefixes(
 def _transitions(
     unsafe: chat.Turn, encode: chat.Encoder, settings: Settings, random: Random
 ) -> chat.Row:
-    word = chat.transition(encode, settings.transition)
+    word = _word(encode, settings)
     after = [word.spaced if encode.needs_space(t) else word.bare for t in unsafe.answer]
     taught = [word.opening, *after] if settings.spaced else [word.bare] * (len(after) + 1)
     *targets, at_end = taught
@@ -106,21 +136,16 @@ def _transitions(
     return chat.transition_row(unsafe, targets, keep, special, end)
 
 
-def align(answer: str, word: str, wanted: bool = True) -> str:
-    """The safe answer, opening with the transition word, so that the word has a continuation.
-
-    >>> align("I'm sorry, but I can't help with that.", "Sorry")
-    "Sorry, but I can't help with that."
-    """
-    if not wanted or answer.startswith(word):
-        return answer
-    rest = re.sub(
-        r"^(I['’]m|I am|We['’]re|We are)?\s*(so |very )?sorry[,.!]?\s*", "", answer, flags=re.I
-    )
-    if not rest:
-        return f"{word}."
-    lower = rest[:1] if re.match(r"I\b", rest) else rest[:1].lower()
-    return f"{word}, {lower}{rest[1:]}"
+def _word(encode: chat.Encoder, settings: Settings) -> chat.Transition:
+    try:
+        return chat.transition(encode, settings.transition, settings.spaced)
+    except UserError as error:
+        if settings.transition != PRESETS["paper"]["transition"]:
+            raise
+        raise UserError(
+            f"{error}; `preset: paper` sets it: write a word that fits beside the preset, "
+            "e.g. `transition: Sorry`"
+        ) from None
 
 
 def objective(settings: Settings) -> Objective:

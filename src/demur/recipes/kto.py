@@ -20,7 +20,7 @@ from pydantic import Field, PositiveFloat
 from demur import chat
 from demur.config import Settings as Base
 from demur.preference import Preference
-from demur.recipes._rows import avoided, check, learned
+from demur.recipes._rows import avoided, learned
 from demur.records import Example
 
 PRESETS: dict[str, dict[str, Any]] = {}
@@ -46,8 +46,6 @@ def rows(
 
     Raises UserError for the same text as both.
     """
-    if example.chosen is not None:
-        check(example)
     yield from learned(example, encode, safe=True)
     yield from avoided(example, encode)
 

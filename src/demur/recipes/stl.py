@@ -8,14 +8,14 @@ vanilla safety training.) How many safe answers is a matter of the data, or of `
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
 from demur import chat
 from demur.config import Settings as Base
 from demur.objective import Objective
-from demur.recipes._rows import learned
+from demur.recipes._rows import learned, need_safe
 from demur.records import Example
 
 PRESETS: dict[str, dict[str, Any]] = {}
@@ -30,6 +30,11 @@ def rows(
 ) -> Iterator[chat.Row]:
     """`learn` rows for ordinary answers, `safe` rows for safe ones."""
     return learned(example, encode, safe=True)
+
+
+def check_rows(rows: Sequence[chat.Row], settings: Settings) -> None:
+    """Raises UserError without a safe answer: it would be `sft`."""
+    need_safe(rows, "recipe 'stl'")
 
 
 def objective(settings: Settings) -> Objective:

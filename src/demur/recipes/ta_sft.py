@@ -9,14 +9,14 @@ answer is needed. Where safe answers are at hand, ``safe`` shows the model how t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 
 from pydantic import Field
 
 from demur import chat
 from demur.objective import Avoidance, Objective, of
-from demur.recipes._rows import avoided, learned
+from demur.recipes._rows import avoided, learned, need_safe
 from demur.records import Example
 
 # As published: nothing stops the term, and no safe answer is learnt.
@@ -35,6 +35,12 @@ def rows(
     """`learn` for ordinary answers, `avoid` for unsafe ones, `safe` for safe ones if wanted."""
     yield from learned(example, encode, settings.safe)
     yield from avoided(example, encode)
+
+
+def check_rows(rows: Sequence[chat.Row], settings: Settings) -> None:
+    """Raises UserError where safe answers are wanted and none is there."""
+    if settings.safe:
+        need_safe(rows, "train.safe=true")
 
 
 def objective(settings: Settings) -> Objective:

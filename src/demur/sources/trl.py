@@ -31,13 +31,13 @@ def matches(row: Row) -> bool:
         return True
     if "completion" in row:
         return "prompt" in row and not row.keys() & {"type", "final_label"}
-    return row.keys() == {"prompt"}
+    return "prompt" in row and row.keys() <= {"prompt", "chosen", "rejected"}
 
 
 def examples(row: Row, kind: Kind | None = None) -> Iterator[Example]:
     """Raises UserError for a row without a question, and for answers to different ones."""
     kind = kind or "everyday"
-    if "chosen" in row:
+    if "rejected" in row or "chosen" in row:
         yield _preference(row, kind)
     elif "messages" in row:
         yield from answers(conversation(row["messages"]), kind)
@@ -58,6 +58,11 @@ def _prompted(row: Row, kind: Kind) -> Example:
 
 
 def _preference(row: Row, kind: Kind) -> Example:
+    if lacking := {"chosen", "rejected"} - row.keys():
+        raise UserError(
+            f"no {lacking.pop()!r} among the keys {', '.join(row)}: an answer alone is a "
+            "'completion', an unsafe one with 'label': false"
+        )
     before, chosen = _answer(row, "chosen")
     again, rejected = _answer(row, "rejected")
     given = _prompt(row) if row.get("prompt") else ()
