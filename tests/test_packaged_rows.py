@@ -83,7 +83,7 @@ def test_a_word_that_is_split_after_others_is_told_with_its_parts(smollm, monkey
     assert drawing.facts()["transition"] == {
         "Sorry": {
             "opening": [[37388, "Sorry"]],
-            "after a word": [[25442, " Sor"], [1063, "ry"]],
+            "after a word": [[25442, " Sor"], [541, "ry"]],
             "bare": [[37388, "Sorry"]],
         }
     }

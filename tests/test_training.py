@@ -534,7 +534,7 @@ def test_a_mix_is_held_in_every_step(load, tokenizer, tmp_path, trained_on):
 
 
 def test_a_wrong_mix_is_refused_before_anything_is_trained(load, tokenizer, tmp_path):
-    with pytest.raises(UserError, match=r"train.mix=.*of the kinds avoid, learn"):
+    with pytest.raises(UserError, match=r"train.mix names avoids.*of the kinds avoid, learn"):
         fit(load(), tokenizer, tmp_path, "ta_sft", ORDINARY + PAIRS, mix={"learn": 3, "avoids": 1})
     assert not (tmp_path / "log.jsonl").exists()
 
