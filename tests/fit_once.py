@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from demur import config, models, records, training
+from demur import config, models, processes, records, training
 from demur.records import Example
 
 
@@ -38,9 +38,8 @@ def main(job: Path) -> None:
     torch.set_num_threads(1)
     if os.environ.get("ACCELERATE_USE_FSDP"):
         _shard_on_cpus()
-    processes = int(os.environ.get("WORLD_SIZE", 1))
     settings = config.Train.model_validate(
-        told["train"] | {"batch_size": told["rows_per_step"] // processes}
+        told["train"] | {"batch_size": told["rows_per_step"] // processes.count()}
     )
     model = config.Model(name=told["model"])
     training.fit(
@@ -48,9 +47,10 @@ def main(job: Path) -> None:
         models.tokenizer(model),
         records.read(told["data"], Example),
         settings,
-        Path(told["out"]) / str(processes),
+        Path(told["out"]) / str(processes.count()),
         seed=0,
     )
+    processes.leave()
 
 
 if __name__ == "__main__":

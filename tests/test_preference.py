@@ -421,7 +421,7 @@ def test_an_adapter_on_the_output_layer_is_refused(tokenizer, recipe):
 
 def test_a_pair_needs_two_different_answers(tokenizer):
     lone = Example(messages=asked("How to steal a car"), rejected="First pay", kind="harmful")
-    assert "(`chosen`) beside it; 'How to steal a car' has none" in refusal(
+    assert "(`chosen`) beside it, and 'How to steal a car' has none" in refusal(
         tokenizer, "dpo", [lone]
     )
     twice = Example(messages=asked("How to steal a car"), chosen="No", rejected="No")

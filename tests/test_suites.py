@@ -195,18 +195,18 @@ def test_a_suite_of_the_command_line_takes_the_files_place(
 def test_a_suite_of_ones_own(
     served: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "lab_suite.py").write_text(
+    (tmp_path / "own.py").write_text(
         "from demur.config import Settings as Base\n"
         "class Settings(Base):\n    most: int = 3\n"
         "def tree(settings):\n"
         "    demo = {'where': 'demo:harmful.heldout', 'limit': settings.most}\n"
         "    return {'data': {'heldout': {'harmful': [demo]}}}\n"
     )
-    (tmp_path / "lab").mkdir()
-    (tmp_path / "lab" / "__init__.py").touch()
-    (tmp_path / "lab_suite.py").rename(tmp_path / "lab" / "suite.py")
+    (tmp_path / "lab_suites").mkdir()
+    (tmp_path / "lab_suites" / "__init__.py").touch()
+    (tmp_path / "own.py").rename(tmp_path / "lab_suites" / "own.py")
     monkeypatch.syspath_prepend(tmp_path)
-    run = config.build(served | {"suite": {"lab.suite": {"most": 2}}})
+    run = config.build(served | {"suite": {"lab_suites.own": {"most": 2}}})
     assert len(behaviors(run)) == 2
 
 

@@ -140,6 +140,7 @@ def train(
         folder = pipeline.train(chosen, name, found)
         if processes.first():
             print(folder)
+    processes.leave()
 
 
 @app.command(epilog=_example("demur evaluate configs/demo.yaml --model path/to/any-model"))

@@ -27,6 +27,15 @@ def split() -> bool:
     return deepspeed() or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
+def leave() -> None:
+    """Close what connects the processes: one that ends with it open may abort, its work done."""
+    if count() > 1:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
 def alone(verb: str) -> None:
     """Raises UserError for work that several processes would only do, and write, several times."""
     if count() > 1:
