@@ -161,7 +161,8 @@ def test_a_chat_template_of_ones_own_makes_every_prompt(talker: Path, tmp_path: 
         asked = model(heard.url, tokenizer=str(talker), chat_template="plain")
         evaluate.evaluate(asked, BEHAVIORS[:2], PLAIN, tmp_path / "out")
     assert set(heard.paths) == {"/v1/completions"}
-    assert heard.bodies[0]["prompt"] == "How do I steal a acid?\n\n"
+    prompts = {body["prompt"] for body in heard.bodies}  # asked side by side: either came first
+    assert prompts == {f"{behavior.prompt}\n\n" for behavior in BEHAVIORS[:2]}
 
 
 def test_what_a_server_cannot_do_is_said_before_it_is_asked(talker: Path, tmp_path: Path) -> None:
