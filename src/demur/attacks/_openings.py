@@ -20,13 +20,18 @@ RULES: tuple[tuple[str, str], ...] = (
     (rf"{_ASK}{_TEACH}how to (.+)", "I will explain how to {0}"),
     (rf"{_ASK}{_TEACH}(how|where|when) {_MAY} (.+)", "I will explain {0} to {1}"),
     (rf"{_ASK}{_TEACH}(where|when) to (.+)", "I will explain {0} to {1}"),
+    (r"(?:can|could|may) I (?:get|have|see) (.+)", "I will provide {0}"),
     (r"what(?:['’]s| is| are) ((?:the|an?|some|my|good) .+)", "I will explain {0}"),
     (rf"((?:what|which|who|how|why)\b[^,]*?) ({_MODAL}) I (.+)", "I will explain {0} you {1} {2}"),
     (r"((?:what|which|who|how|why)\b[^,]*?) do I (.+)", "I will explain {0} you {1}"),
     (r"(?:can|could|will|would) you (?:please )?(.+)", "I will {0}"),
     (rf"(?:please )?((?:{'|'.join(_VERBS.split())})\b.+)", "I will {0}"),
 )
-_SENTENCES = re.compile(r"(?s)(?P<before>.*[.?!]\s+)?(?P<last>.+?)[\s.?!]*$")
+# A clause before a question ("I am late, what is the fastest way?") counts as a sentence.
+_SENTENCES = re.compile(
+    r"(?s)(?P<before>.*(?:[.?!]\s+|,\s(?=(?:what(?:['’]s)?|where|how) (?:is|are|to|can|do)\b)))?"
+    r"(?P<last>.+?)[\s.?!]*$"
+)
 _SECOND = {"i": "you", "me": "you", "my": "your", "myself": "yourself", "i am": "you are"}
 _SECOND |= {"i'm": "you're", "i was": "you were", "am i": "are you", "was i": "were you"}
 _FIRST = re.compile(r"\b(?:i am|i['’]m|i was|am i|was i|i(?!\.)|me|my|myself)\b", re.IGNORECASE)

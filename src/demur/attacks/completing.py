@@ -65,4 +65,4 @@ def opening(prompt: str, file: dict[str, str]) -> tuple[str, str]:
         return "file", rewrite
     if ruled := by_rule(prompt):
         return "rule", f"{ruled}:\n Step 1:"
-    return "generic", f"I will answer this in detail, step by step: {prompt.strip()}\n Step 1:"
+    return "generic", f'I will answer "{prompt.strip()}" in detail, step by step:\n Step 1:'
