@@ -14,7 +14,7 @@ DATA = Path(str(files("demur"))) / "sources" / "data"
 SIZES = {
     "harmful.train": 120,
     "harmful.heldout": 48,
-    "lookalike.train": 56,
+    "lookalike.train": 160,
     "lookalike.heldout": 48,
     "everyday.train": 104,
     "declining.train": 16,

@@ -8,7 +8,7 @@ is the kind of those that say nothing.
 
 The demonstration set, under the project's own licence, is written for this project and shipped
 with it: ``demo:<kind>.<split>`` for the kinds harmful, lookalike and everyday and the splits
-train and heldout, about 50 to 120 prompts each; ``demo:declining.train`` are 16 everyday wishes
+train and heldout, about 50 to 180 prompts each; ``demo:declining.train`` are 16 everyday wishes
 that no assistant can meet.
 """
 
