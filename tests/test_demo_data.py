@@ -1,6 +1,7 @@
 """The demo data: complete rows, the promised shape, and nothing said twice."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from importlib.resources import files
 from itertools import combinations
@@ -16,7 +17,7 @@ SIZES = {
     "harmful.heldout": 48,
     "lookalike.train": 160,
     "lookalike.heldout": 48,
-    "everyday.train": 104,
+    "everyday.train": 184,
     "declining.train": 16,
     "everyday.heldout": 48,
 }
@@ -109,6 +110,22 @@ def test_both_splits_have_the_same_categories(kind):
     train, heldout = ({r.category for r in load(f"{kind}.{s}")} for s in ("train", "heldout"))
     assert heldout == train
     assert len(heldout) >= {"harmful": 12, "lookalike": 8, "everyday": 12}[kind]
+
+
+def openings(*names: str) -> Counter[str]:
+    """How often a sentence of these files' prompts begins with the same two words."""
+    texts = (row.prompt.lower() for name in names for row in load(name))
+    sentences = (part for text in texts for part in re.split(r"(?<=[.?!:]) ", text))
+    return Counter(" ".join(re.findall(r"[\w']+", sentence)[:2]) for sentence in sentences)
+
+
+def test_a_common_opening_of_harmful_training_rows_opens_harmless_ones_too():
+    # Otherwise a small model learns to decline "Tell me how to ...", whatever comes after it.
+    harmful, harmless = openings("harmful.train"), openings("lookalike.train", "everyday.train")
+    common = {start: count for start, count in harmful.items() if count >= 4}
+    assert {"how do", "tell me", "give me", "write a"} <= set(common)
+    rare = {start: count for start, count in common.items() if harmless[start] < count / 2}
+    assert not rare, rare
 
 
 def test_harmful_training_rows_carry_a_short_refusal_that_names_the_topic():
