@@ -13,7 +13,7 @@ from demur.records import Example, read
 
 DATA = Path(str(files("demur"))) / "sources" / "data"
 SIZES = {
-    "harmful.train": 120,
+    "harmful.train": 150,
     "harmful.heldout": 48,
     "lookalike.train": 160,
     "lookalike.heldout": 48,
