@@ -192,16 +192,6 @@ def test_weights_that_are_missing_are_not_made_up(copy: Path) -> None:
     assert "lacks 9 of its weights, the first being 'model.layers.2." in told
 
 
-def test_pickled_weights_are_refused_unread(copy: Path) -> None:
-    (copy / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
-    models.check(Model(name=str(copy)))  # beside safetensors nobody reads it
-    (copy / "model.safetensors").unlink()
-    for verb in (models.check, models.load):
-        assert "pytorch_model.bin: pickled weights can run code" in refusal(
-            verb, Model(name=str(copy))
-        )
-
-
 def test_a_folder_without_weights_is_refused_unread(copy: Path) -> None:
     models.check(Model(name=str(copy)))
     (copy / "model.safetensors").unlink()

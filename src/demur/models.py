@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from demur import chat, packaged, processes
+from demur import chat, packaged, processes, weights
 from demur.config import Lora, Model
 from demur.errors import UserError
 from demur.records import fingerprint
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
 
 HUB_ID = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
-PICKLED = ("pytorch_model*.bin", "adapter_model.bin")
-WEIGHTS = ("*.safetensors", *PICKLED)
+WEIGHTS = ("*.safetensors", *weights.INSTEAD)
 TOKENIZER = ("tokenizer*", "vocab*", "*.model")
 BESIDE = ("config.json", "generation_config.json", "chat_template*")
 
@@ -145,16 +144,7 @@ def check(settings: Model) -> None:
     for folder in _folders(settings):
         if folder.is_dir() and not _files(folder, WEIGHTS):
             raise UserError(f"{folder}: no weights in it (*.safetensors); is it the right folder?")
-        _refuse_pickled(folder)
-
-
-def _refuse_pickled(folder: Path) -> None:
-    pickled = _files(folder, PICKLED)
-    if pickled and not _files(folder, ("*.safetensors",)):
-        raise UserError(
-            f"{pickled[0]}: pickled weights can run code as they are read: load them where you "
-            "trust them and save them as safetensors (model.save_pretrained)"
-        )
+        weights.refuse_pickled(folder)
 
 
 def load(settings: Model, full: bool = False) -> PreTrainedModel:
@@ -169,9 +159,8 @@ def load(settings: Model, full: bool = False) -> PreTrainedModel:
 
     found = resolve(settings)
     where = locate(found.name)
-    for folder in _folders(settings):
-        _refuse_pickled(folder)
     try:
+        _refuse_pickled(found)
         with quiet(bars=not Path(where).is_dir()):  # a download is worth one
             model = _causal_lm(found, where, full)
     except UserError:
@@ -181,6 +170,14 @@ def load(settings: Model, full: bool = False) -> PreTrainedModel:
     if torch.cuda.is_available() and not processes.split():
         model.to(f"cuda:{os.environ.get('LOCAL_RANK', 0)}")
     return model.eval()
+
+
+def _refuse_pickled(settings: Model) -> None:
+    for name, revision in ((settings.name, settings.revision), (settings.adapter, None)):
+        if name and Path(where := locate(name)).is_dir():
+            weights.refuse_pickled(where)
+        elif name:
+            weights.refuse_pickled_adapter(name, revision)
 
 
 def _causal_lm(settings: Model, where: str, full: bool) -> Any:

@@ -11,11 +11,12 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from demur import models
+from demur import models, weights
 from demur.errors import UserError
 from demur.judges import _verdicts
 from demur.records import Completion, Label, Verdict, batched
@@ -53,6 +54,12 @@ class Settings(BaseModel):
         None, gt=0, description="tokens read, the rest is cut; null: as many as the model can"
     )
     batch_size: int = Field(8, gt=0, description="answers at a time")
+
+    @field_validator("model")
+    @classmethod
+    def _safe(cls, value: str) -> str:
+        weights.refuse_pickled(value)
+        return value
 
     @field_validator("format")
     @classmethod
@@ -108,9 +115,15 @@ def _load(settings: Settings) -> Classifier:
 
     where = models.locate(settings.model)
     try:
+        if not Path(where).is_dir():
+            weights.refuse_pickled_adapter(where, settings.revision)
         tokenizer = AutoTokenizer.from_pretrained(where, revision=settings.revision)
         model, told = AutoModelForSequenceClassification.from_pretrained(
-            where, revision=settings.revision, dtype=settings.dtype, output_loading_info=True
+            where,
+            revision=settings.revision,
+            dtype=settings.dtype,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         first = str(error).strip().partition("\n")[0]
