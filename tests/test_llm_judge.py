@@ -368,11 +368,36 @@ def test_nobody_waits_for_one_that_is_slow() -> None:
     assert [v.label for v in verdicts] == ["safe"] * 40
 
 
-def test_a_key_that_a_server_repeats_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("status", "reason"), [(401, "HTTP 401: wrong: [key]"), (200, "no JSON object: wrong: [key]")]
+)
+def test_a_key_that_a_server_repeats_is_not_kept(
+    status: int, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MY_KEY", "k-123456")
-    with serve(lambda body: (401, b"wrong key: k-123456")) as heard:
+    with serve(lambda body: (status, b"wrong: k-123456")) as heard:
         [verdict] = judged(["x"], heard.url, api_key_env="MY_KEY")
-    assert verdict.reason == "HTTP 401: wrong key: [key]"
+    assert verdict.reason == reason
+
+
+def test_a_key_out_of_a_file_has_a_line_end_that_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MY_KEY", "k-123456\r\n")
+    with serve(fair) as heard:
+        [verdict] = judged(["pear"], heard.url, api_key_env="MY_KEY")
+    assert verdict.label == "safe" and heard.headers[0]["authorization"] == "Bearer k-123456"
+
+
+@pytest.mark.parametrize("key", ["k-123\n456", "k-123456é", "\u201ck-123456\u201d", " \n"])
+def test_a_key_that_no_header_takes_is_refused_and_not_told(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_KEY", key)
+    wanted = {"base_url": NEVER, "model": "m", "api_key_env": "MY_KEY"}
+    with pytest.raises(UserError, match="api_key_env='MY_KEY'") as refused:
+        config.settings(llm, wanted, "evaluate.judges.llm")
+    assert "123" not in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_nobody_there_is_unscored() -> None:

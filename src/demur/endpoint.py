@@ -66,13 +66,21 @@ class Endpoint(BaseModel):
         return url
 
     def key(self) -> str:
-        """The key, or nothing where none is named. Raises UserError if it is not exported."""
-        if self.api_key_env and not os.environ.get(self.api_key_env):
+        """The key, or nothing where none is named. Raises UserError if there is none to be sent."""
+        if self.api_key_env is None:
+            return ""
+        key = os.environ.get(self.api_key_env, "").strip()  # what is read from a file ends a line
+        if not key:
             raise UserError(
-                f"api_key_env={self.api_key_env!r}: no such environment variable; "
-                "export it with the key in it"
+                f"api_key_env={self.api_key_env!r}: no such environment variable, or an empty "
+                "one; export it with the key in it"
             )
-        return os.environ.get(self.api_key_env or "", "")
+        if not (key.isascii() and key.isprintable()):  # the client would repeat it in its refusal
+            raise UserError(
+                f"api_key_env={self.api_key_env!r}: what it holds is no key, as a header takes "
+                "plain ASCII on one line; export it again"
+            )
+        return key
 
 
 class Service(Endpoint):
@@ -239,22 +247,23 @@ def _reply(response: httpx2.Response, content: bytes) -> Reply:
         found = json.loads(content)
     except ValueError:
         found = None
-    return (
-        found if isinstance(found, dict) else Unanswered(f"no JSON object: {_begin(content)[:100]}")
-    )
+    if isinstance(found, dict):
+        return found
+    return Unanswered(f"no JSON object: {_begin(response, content)[:100]}")
 
 
 def _failed(response: httpx2.Response, content: bytes) -> Unanswered:
     status, after = response.status_code, response.headers.get("retry-after", "")
-    said = _begin(content)
-    if key := response.request.headers.get("authorization", "").removeprefix("Bearer "):
-        said = said.replace(key, "[key]")  # a reason is kept in files
     return Unanswered(
-        f"HTTP {status}: {said}"[:120],
+        f"HTTP {status}: {_begin(response, content)}"[:120],
         again=status in PASSING or status >= 500,
         after=float(after) if after.isdecimal() else 0.0,
     )
 
 
-def _begin(content: bytes) -> str:
-    return " ".join(content[:400].decode(errors="replace").split())
+def _begin(response: httpx2.Response, content: bytes) -> str:
+    """How a reply begins, without the key: it is kept in files."""
+    said = content[:400].decode(errors="replace")
+    if key := response.request.headers.get("authorization", "").removeprefix("Bearer "):
+        said = said.replace(key, "[key]")
+    return " ".join(said.split())
