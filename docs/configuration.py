@@ -144,7 +144,7 @@ def _noun(annotation: Any, plural: bool) -> str:
 def _limits(limits: Sequence[Any]) -> str:
     """Bounds, those that pydantic keeps together taken apart."""
     said = [
-        f" {word} {getattr(limit, name):g}"
+        f" {word} {getattr(limit, name)}"
         for limit in limits
         for kind, word in LIMITS.items()
         if (name := kind.__name__.lower()) and getattr(limit, name, None) is not None

@@ -89,6 +89,8 @@ def test_an_override_may_fill_in_what_the_file_leaves_out(tmp_path: Path) -> Non
         ("train.max_steps=0", "train.max_steps=0: give 1 or more, or -1 to count epochs"),
         ("evaluate.attacks=[]", "evaluate.attacks=[]: "),
         ("evaluate.judges=[]", "evaluate.judges=[]: "),
+        ("evaluate.judges=[harm, {harm: {threshold: 0.6}}]", "evaluate.judges has 'harm' twice"),
+        ("evaluate.judges=[a.harm, b.harm]", "evaluate.judges has 'harm' twice"),
         ("train.lora.r=0", "train.lora.r=0: input should be greater than 0"),
         ("train.lora.target_modules=3", "train.lora.target_modules=3: input should be"),
         ("train.mix.learn=x", "train.mix.learn='x': input should be a valid integer"),
@@ -101,6 +103,7 @@ def test_an_override_may_fill_in_what_the_file_leaves_out(tmp_path: Path) -> Non
         ("model.name=3", "model.name=3: input should be a valid string"),
         ("model.dtype=int8", "model.dtype='int8': input should be 'auto'"),
         ("seed=1.5", "seed=1.5: input should be a valid integer"),
+        ("seed=4294967296", "seed=4294967296: input should be less than 4294967296"),
         ("output=", "output=None: input is not a valid path"),
         ("evaluate.attacks=direct", "evaluate.attacks='direct': input should be a list"),
         ("evaluate.attacks=[3]", "evaluate.attacks=3: input should be a mapping"),
@@ -128,6 +131,11 @@ def test_an_override_may_fill_in_what_the_file_leaves_out(tmp_path: Path) -> Non
 )
 def test_what_is_refused(file: Path, override: str, says: str) -> None:
     assert says in refusal(file, "seed=0", override)
+
+
+def test_a_judge_of_ones_own_takes_the_place_of_its_namesake(file: Path) -> None:
+    run = config.load(file, ["evaluate.judges=[mylab.refusal]"])
+    assert [page.name for page in run.evaluate.judges] == ["broken", "mylab.refusal"]
 
 
 @pytest.mark.parametrize(

@@ -357,7 +357,12 @@ class Evaluate(Settings):
     @field_validator("judges")
     @classmethod
     def _always_on(cls, judges: tuple[Page, ...]) -> tuple[Page, ...]:
-        named = {page.name for page in judges}
+        named = [spoken_as(page.name) for page in judges]
+        if again := [name for name in named if named.count(name) > 1]:
+            raise UserError(
+                f"evaluate.judges has {again[0]!r} twice, and verdicts go by the judge's name: "
+                "leave one out, and evaluate again with the other"
+            )
         return (*(Page(name=name) for name in ALWAYS if name not in named), *judges)
 
     @field_validator("primary")
@@ -381,7 +386,7 @@ class Run(Settings):
         None, description="a page of `suites`, which fills in `data.heldout` and `evaluate`"
     )
     title: str = Field("", description="the report's heading")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 32, description="of all that is drawn, as numpy takes it")
     model: Model
     data: Data = Field(Data(), description="see below")
     collect: Collect = Field(Collect(), description="see below")
