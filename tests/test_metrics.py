@@ -60,20 +60,31 @@ def table(both: int, only_a: int, only_b: int, neither: int) -> tuple[list[bool]
     return a, b
 
 
+def in_common(both: int, only_a: int, only_b: int, neither: int) -> float:
+    """Newcombe's φ: (ad - bc) / √(product of the margins), less n/2 above where it is positive."""
+    n, more = both + only_a + only_b + neither, both * neither - only_a * only_b
+    margins = (both + only_a, only_b + neither, both + only_b, only_a + neither)
+    return (max(more - n / 2, 0) if more > 0 else more) / math.sqrt(math.prod(margins))
+
+
 @pytest.mark.parametrize(
-    ("counts", "value", "low", "high"),
+    "counts",
     [
-        # Bentur et al. 2009, as Fagerland, Lydersen and Laake 2014 have it by this method.
-        ((1, 1, 7, 12), -0.286, -0.507, -0.026),
-        # Newcombe 1998, the first of his examples.
-        ((20, 12, 2, 16), 0.2, 0.0562, 0.3290),
+        (20, 12, 2, 16),  # much in common: 20 · 16 - 12 · 2 = 296, of which 25 are taken off
+        (1, 1, 7, 12),  # 5, and half of 21 pairs is more: nothing in common is left
+        (3, 9, 8, 2),  # answers that go against each other: 6 - 72, as it is
+        (40, 0, 7, 300),  # every answer of a is one of b
     ],
 )
-def test_newcombe_is_the_published_one(
-    counts: tuple[int, int, int, int], value: float, low: float, high: float
-) -> None:
+def test_newcombe_is_its_formula_with_scipys_limits(counts: tuple[int, int, int, int]) -> None:
+    """Method 10 (Statistics in Medicine 17, 2635-2650): δ² = x² - 2φxy + y² on either side."""
+    (both, only_a, only_b, _), n, phi = counts, sum(counts), in_common(*counts)
+    a, b = (both + only_a) / n, (both + only_b) / n
+    of_a, of_b = (stats.binomtest(both + k, n).proportion_ci(method="wilson") for k in counts[1:3])
+    sides = (a - of_a.low, of_b.high - b), (of_a.high - a, b - of_b.low)
+    low, high = (math.sqrt(x**2 - 2 * phi * x * y + y**2) for x, y in sides)
     found = metrics.newcombe(*table(*counts))
-    assert (found.value, found.low, found.high) == pytest.approx((value, low, high), abs=5e-4)
+    assert (found.value, found.low, found.high) == pytest.approx((a - b, a - b - low, a - b + high))
 
 
 def test_newcombe_by_hand_where_nothing_is_in_common() -> None:
