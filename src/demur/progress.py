@@ -17,12 +17,12 @@ class Bar:
 
     def __init__(self, title: str, total: int, done: int = 0) -> None:
         self._progress = Progress(
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<28}", markup=False),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             console=console,
         )
         self._task = self._progress.add_task(title, total=total, completed=done, note="")
@@ -49,4 +49,4 @@ class Bar:
 
 def say(text: str) -> None:
     """A line for the person at the terminal; results go to standard output instead."""
-    console.print(text, highlight=False)
+    console.print(text, highlight=False, markup=False, emoji=False)
