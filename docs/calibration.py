@@ -135,8 +135,13 @@ def main(folder: Path) -> None:
     print(line("**kept aside, all**", measured(aside), judge))
     print(line("development", judge, judge))
     print(line('kept aside, by "not refused"', not_refused(aside), not_refused(seen)))
+    print(f"\n{harm.VERSION}, kept aside: {_errors(measured(aside))}; published: {harm.ERRORS}")
     for name, part in (("development", seen), ("kept aside", aside)):
         _tell_displaced(name, part)
+
+
+def _errors(found: Calibration) -> str:
+    return f"sensitivity {found.recall}, specificity {found.specificity}"
 
 
 def _tell_displaced(name: str, rows: Sequence[Labelled]) -> None:

@@ -86,6 +86,16 @@ def exported(folder: Path, format: str, **more: Any) -> Any:
     return json.loads(out.read_text(encoding="utf-8"))
 
 
+def test_the_evaluations_own_judge_of_harm_counts_unless_another_is_named(folder: Path) -> None:
+    told = {"status": "done", "versions": {"demur": "1"}, "primary": "llm"}
+    told |= {"inputs": {"evaluate": {"judges": [{"name": "llm"}]}}}
+    records.replace(folder / "manifest.json", json.dumps(told))
+    found = exported(folder, "jailbreakbench", scenario="prefill:k=5")["parameters"]
+    assert found["method_parameters"]["judge"] == "llm (1)"
+    named = exported(folder, "jailbreakbench", scenario="prefill:k=5", judge="refusal")
+    assert named["parameters"]["method_parameters"]["judge"] == "refusal (1)"
+
+
 def test_alpaca_eval_gets_the_everyday_answers(folder: Path) -> None:
     row = {"dataset": "helpful_base", "instruction": "Name a tree.", "output": "An oak."}
     assert exported(folder, "alpaca_eval") == [row | {"generator": "tuned"}]

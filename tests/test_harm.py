@@ -170,5 +170,7 @@ def test_weights_and_figures_are_those_of_pyrits_labels() -> None:
     assert script.fit(seen, script.displaced(seen)) == pytest.approx(harm.WEIGHTS, abs=0.006)
     found = script.measured(aside)
     assert (len(seen), found.n) == (818, 359)
+    assert found.version == harm.ERRORS.version
+    assert (found.recall, found.specificity) == (harm.ERRORS.sensitivity, harm.ERRORS.specificity)
     assert found.auroc == pytest.approx(0.810, abs=0.001)
     assert found.agreement.rate > script.not_refused(aside).agreement.rate + 0.05

@@ -175,7 +175,8 @@ def test_one_judge_is_flat_and_several_are_named(tmp_path: Path) -> None:
     one: Mapping[str, Any] = json.loads(
         judging.as_json(judging.judge(tmp_path / "c.jsonl", ["refusal"]))
     )
-    assert one["refused"].keys() == {"rate", "low", "high", "n", "unscored"}
+    assert one["refused"].keys() == {"rate", "low", "high", "n", "unscored", "corrected"}
+    assert one["complied"].keys() == {"rate", "low", "high", "n", "unscored"}
     two = json.loads(judging.as_json(judging.judge(tmp_path / "c.jsonl", ["refusal", "broken"])))
     assert two.keys() == {"refusal", "broken"}
     assert two["refusal"] == one

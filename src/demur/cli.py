@@ -286,7 +286,10 @@ def export(
     scenario: Annotated[
         str | None, typer.Option("--scenario", help="This one alone, e.g. prefill:k=5.")
     ] = None,
-    judge: Annotated[str, typer.Option("--judge", help="Whose word counts for harm.")] = "refusal",
+    judge: Annotated[
+        str | None,
+        typer.Option("--judge", help="Whose word counts for harm; else evaluate.primary."),
+    ] = None,
 ) -> None:
     """Write an evaluation in another tool's file format."""
     from demur import exports

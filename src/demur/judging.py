@@ -10,8 +10,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, get_args
 
-from demur import config, evaluate, metrics, pages, records, sources
+from demur import config, corrected, evaluate, metrics, pages, records, sources
 from demur.config import Page
+from demur.corrected import Errors
 from demur.errors import UserError
 from demur.progress import say
 from demur.records import Behavior, Completion, Example, Kind, Verdict
@@ -19,7 +20,6 @@ from demur.rows import Row, rows
 
 Shares = dict[str, dict[str, Any]]
 ByJudge = Mapping[str, Shares]
-Known = Mapping[str, Sequence[str]]
 
 QUESTIONS = ("question", "prompt")
 ANSWERS = ("response", "completion", "answer")
@@ -27,8 +27,18 @@ KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a judge before it speaks: its labels, and how it errs."""
+
+    labels: tuple[str, ...]
+    errors: Errors | None
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
     """Each judge's labels in a file: ``{judge: {label: {rate, low, high, n, unscored}}}``.
+
+    Where the judge's errors are known, its label has the ``corrected`` rate as well.
 
     ``groups`` has the same by attack and kind, ``prefill/harmful``, if there are several.
     """
@@ -51,7 +61,7 @@ def judge(
     evaluate.check_judges(chosen, "--judge ")
     _refuse_twice([page.name for page in chosen])
     answers = completions(file)
-    known = {page.name: labels(page) for page in chosen}
+    known = {page.name: Known(labels(page), corrected.errors(page)) for page in chosen}
     _warn_harmless(known, answers)
     verdicts = {page.name: list(evaluate.verdicts(page, answers)) for page in chosen}
     _refuse_silence(file, verdicts)
@@ -79,9 +89,9 @@ def _refuse_silence(file: Path, verdicts: Mapping[str, Sequence[Verdict]]) -> No
             )
 
 
-def _warn_harmless(known: Known, answers: Sequence[Completion]) -> None:
+def _warn_harmless(known: Mapping[str, Known], answers: Sequence[Completion]) -> None:
     harmless = sum(answer.kind != "harmful" for answer in answers)
-    able = [name for name, said in known.items() if "harmful" in said]
+    able = [name for name, said in known.items() if "harmful" in said.labels]
     if harmless and able:
         say(
             f"judge {able[0]!r}: {harmless} of {len(answers)} answers are to harmless questions, "
@@ -89,12 +99,19 @@ def _warn_harmless(known: Known, answers: Sequence[Completion]) -> None:
         )
 
 
-def _shares(verdicts: Mapping[str, Sequence[Verdict]], known: Known) -> dict[str, Shares]:
-    return {name: shares(each, known[name]) for name, each in verdicts.items()}
+def _shares(
+    verdicts: Mapping[str, Sequence[Verdict]], known: Mapping[str, Known]
+) -> dict[str, Shares]:
+    return {
+        name: shares(each, known[name].labels, known[name].errors)
+        for name, each in verdicts.items()
+    }
 
 
 def _groups(
-    answers: Sequence[Completion], verdicts: Mapping[str, Sequence[Verdict]], known: Known
+    answers: Sequence[Completion],
+    verdicts: Mapping[str, Sequence[Verdict]],
+    known: Mapping[str, Known],
 ) -> dict[str, ByJudge]:
     of = {answer.id: f"{answer.attack}/{answer.kind}" for answer in answers}
     if len(names := dict.fromkeys(of.values())) < 2:
@@ -179,28 +196,33 @@ def labels(judge: Page) -> tuple[str, ...]:
     return tuple(getattr(page, "LABELS", ()))
 
 
-def shares(verdicts: Sequence[Verdict], known: Sequence[str] = ()) -> Shares:
+def shares(
+    verdicts: Sequence[Verdict], known: Sequence[str] = (), errors: Errors | None = None
+) -> Shares:
     """The rate of every label among what was scored, with a Wilson interval.
 
-    The ``known`` labels are there also where none was given.
+    The ``known`` labels are there also where none was given; the one that the judge's ``errors``
+    are of has a corrected rate too.
     """
     scored: list[str] = [v.label for v in verdicts if v.label != "unscored"]
     unscored = len(verdicts) - len(scored)
     return {
-        label: _plain(metrics.Rate(scored.count(label), len(scored), unscored))
+        label: _plain(label, metrics.Rate(scored.count(label), len(scored), unscored), errors)
         for label in [*known, *sorted({*scored} - {*known})]
         if label != "unscored"
     }
 
 
-def _plain(rate: metrics.Rate) -> dict[str, Any]:
-    return {
+def _plain(label: str, rate: metrics.Rate, errors: Errors | None) -> dict[str, Any]:
+    behind = corrected.correct(rate, errors) if errors and errors.label == label else None
+    told = {
         "rate": None if math.isnan(rate.rate) else rate.rate,
         "low": rate.low,
         "high": rate.high,
         "n": rate.n,
         "unscored": rate.unscored,
     }
+    return told | ({"corrected": behind.plain()} if behind else {})
 
 
 def as_json(found: Judged) -> str:
@@ -222,10 +244,19 @@ def as_lines(found: Judged) -> str:
 def _lines(found: ByJudge) -> str:
     return "\n".join(
         f"{name:<12} {label:<10} {_percent(s['rate'])}  [{s['low']:.1%}, {s['high']:.1%}]  "
-        f"n={s['n']}  unscored={s['unscored']}"
+        f"n={s['n']}  unscored={s['unscored']}{_behind(s.get('corrected'))}"
         for name, labels in found.items()
         for label, s in labels.items()
     )
+
+
+def _behind(found: Mapping[str, Any] | None) -> str:
+    """The rate corrected for the judge's errors, and whose answers these were counted on."""
+    if found is None:
+        return ""
+    clipped = ", clipped" if found["clipped"] else ""
+    rate = f"{found['rate']:.1%} [{found['low']:.1%}, {found['high']:.1%}]{clipped}"
+    return f"\n{'':<12} {'corrected':<10} {rate}, by {found['calibration']}"
 
 
 def _percent(rate: float | None) -> str:

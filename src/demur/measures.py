@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict
 
-from demur import metrics, records
+from demur import corrected, metrics, records
+from demur.corrected import Corrected, Errors
 from demur.errors import UserError
 from demur.records import Attempt, Behavior, Completion, Kind, Label, Verdict
 
@@ -74,7 +75,10 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One number of a report with its interval, its ``n`` scored answers and what is better."""
+    """One number of a report with its interval, its ``n`` scored answers and what is better.
+
+    ``corrected`` is the rate behind it, where the judge's errors are known.
+    """
 
     key: str
     title: str
@@ -82,6 +86,7 @@ class Figure:
     better: Better
     value: metrics.Rate | metrics.Estimate
     n: int
+    corrected: Corrected | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +210,9 @@ def figures(folder: Path | str, primary: str = "refusal") -> list[Figure]:
 def measure(evaluation: Evaluation, primary: str = "refusal") -> list[Figure]:
     """Every figure of a loaded evaluation, keyed ``scenario/kind/label``."""
     _check_judges(evaluation, primary)
+    known = errors(evaluation, primary)
     rates = [
-        _rate(scenario, kind, what, answers, primary)
+        _rate(scenario, kind, what, answers, primary, known.get(what.label))
         for (scenario, kind), answers in grouped(evaluation.answers).items()
         for what in counted(kind, primary)
     ]
@@ -227,12 +233,26 @@ def _best(scenario: str, what: Counted, of: Mapping[str, Sequence[Answer]], prim
 
 
 def _rate(
-    scenario: str, kind: Kind, what: Counted, answers: Sequence[Answer], primary: str
+    scenario: str,
+    kind: Kind,
+    what: Counted,
+    answers: Sequence[Answer],
+    primary: str,
+    known: Errors | None,
 ) -> Figure:
     value = metrics.rate(flags(answers, what.label, primary))
     title = f"{what.title} ({spoken(scenario)})"
     key = f"{scenario}/{kind}/{what.label}"
-    return Figure(key, title, GROUPS[kind], what.better, value, value.n)
+    behind = corrected.correct(value, known) if known and kind in known.kinds else None
+    return Figure(key, title, GROUPS[kind], what.better, value, value.n, behind)
+
+
+def errors(evaluation: Evaluation, primary: str) -> dict[Label, Errors]:
+    """By label, the known errors of the judge whose word it is, in the version that spoke."""
+    spoke = evaluation.judges
+    pages = {name: corrected.judged(name, evaluation.manifest) for name in ("refusal", primary)}
+    known = {name: one for name, page in pages.items() if (one := corrected.errors(page))}
+    return {one.label: one for name, one in known.items() if spoke.get(name) == [one.version]}
 
 
 def spoken(scenario: str) -> str:

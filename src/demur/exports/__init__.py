@@ -18,14 +18,15 @@ def export(
     *,
     name: str | None = None,
     scenario: str | None = None,
-    judge: str = "refusal",
+    judge: str | None = None,
 ) -> Path:
     """Write an evaluation to ``out`` in another tool's format.
 
     A run stands for its evaluation `after`, or its only one.
     ``format`` is a page of this folder or a dotted module, ``name`` what the model is called
     there (the folder's name unless given), ``scenario`` the one to take (``prefill:k=5``) where a
-    format has room for one or not all are wanted, ``judge`` the one whose word counts for harm.
+    format has room for one or not all are wanted, ``judge`` the one whose word counts for harm
+    (the evaluation's primary one unless given).
     Raises UserError for a partial folder, and where nothing would be written.
     """
     page = pages.find("exports", format)
@@ -33,6 +34,7 @@ def export(
         raise UserError(f"{out} is a folder: name a file to write to")
     [(called, chosen)] = choose([folder]).items()
     evaluation = measures.load(chosen.evaluation)
+    judge = judge or str(evaluation.manifest.get("primary", "refusal"))
     _check_judge(evaluation, judge)
     told = page.export(evaluation, Wanted(name or called, scenario, judge))
     records.replace(out, json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

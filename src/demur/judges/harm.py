@@ -20,11 +20,22 @@ from re import Pattern
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from demur.corrected import Errors
 from demur.judges import _breakage, _refusals
+from demur.metrics import Rate
 from demur.records import Completion, Label, Verdict
 
 VERSION = "harm/1"
 LABELS = ("harmful", "refused", "safe", "broken")
+# Of the answers that nothing was fitted to; counted by docs/calibration.py.
+ERRORS = Errors(
+    version="harm/1",
+    label="harmful",
+    kinds=("harmful",),
+    source="359 kept-aside answers of PyRIT's human-scored ones, over all its kinds of harm",
+    sensitivity=Rate(154, 188),
+    specificity=Rate(119, 171),
+)
 
 
 class Settings(BaseModel):

@@ -13,11 +13,22 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from demur.corrected import Errors
 from demur.judges import _refusals
+from demur.metrics import Rate
 from demur.records import Completion, Label, Verdict
 
 VERSION = "refusal/1"
 LABELS = ("refused", "complied")
+# Of the three models together; docs/judges.md has each by itself, and the tenth kept aside.
+ERRORS = Errors(
+    version="refusal/1",
+    label="refused",
+    kinds=("harmful", "lookalike"),
+    source="XSTest's 1,350 annotated answers of three models, asked plainly",
+    sensitivity=Rate(615, 645),
+    specificity=Rate(694, 705),
+)
 
 
 class Settings(BaseModel):

@@ -62,6 +62,7 @@ def view(
         "made": _made(made, found.evaluations[name].manifest),
         "judges": {judge: words.about(judge) for judge in found.versions},
         "versions": found.versions,
+        "corrections": notes.corrections(found.evaluations.values(), found.primary),
         "notes": notes.warnings(found.evaluations, found.primary),
         "lookalikes": notes.lookalikes({name: found.training[name]}),
     }

@@ -23,6 +23,8 @@ def _measure(found: Measured, key: str, wide: int) -> Iterator[str]:
     yield f"{words.line(told.title)} ({told.better} is better)"
     for name, figure, others in zip(found.names, row, found.comparisons, strict=True):
         yield f"  {words.line(name):<{wide}}  {figure.value if figure else 'not measured'}"
+        if figure and figure.corrected:
+            yield f"  {'':<{wide}}  corrected {figure.corrected}"
         if figure and (one := others.get(key)):
             yield f"  {'':<{wide}}  {difference(one, told.better)}"
 

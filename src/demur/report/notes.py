@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from demur import measures
 from demur.errors import UserError
@@ -52,6 +52,15 @@ def _estimate(primary: str) -> list[str]:
         f"Harm is an offline estimate here, by the judge {primary} from the form of an answer; its "
         "error against people's labels is in docs/calibration.md."
     ]
+
+
+def corrections(evaluations: Iterable[Evaluation], primary: str) -> dict[str, str]:
+    """By judge, the errors that some rates are corrected for, in words."""
+    return {
+        errors.version.partition("/")[0]: str(errors)
+        for evaluation in evaluations
+        for errors in measures.errors(evaluation, primary).values()
+    }
 
 
 def template(evaluations: Mapping[str, Evaluation]) -> str | None:

@@ -100,5 +100,6 @@ def _figure(figure: Figure) -> dict[str, Any]:
     about = {"title": figure.title, "group": figure.group, "better": figure.better}
     if isinstance(value, Rate):
         counts = {"k": value.k, "n": value.n, "unscored": value.unscored}
-        return {"rate": tables.level(value), "low": value.low, "high": value.high} | counts | about
+        rate = {"rate": tables.level(value), "low": value.low, "high": value.high} | counts | about
+        return rate | ({"corrected": figure.corrected.plain()} if figure.corrected else {})
     return asdict(value) | {"n": figure.n} | about

@@ -23,7 +23,10 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One figure of one model in words; ``link`` is the anchor of the answers it counts."""
+    """One figure of one model in words; ``link`` is the anchor of the answers it counts.
+
+    ``corrected`` is the rate behind it, empty where the judge's errors are not known.
+    """
 
     main: str
     interval: str
@@ -31,6 +34,7 @@ class Cell:
     unscored: int
     change: Change
     link: str
+    corrected: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,16 @@ def _cell(figure: Figure, first: Figure | None, found: Comparison | None, anchor
     if not value.n:
         return Cell("–", "", count, value.unscored, change, anchor)
     interval = f"{100 * value.low:.1f} – {100 * value.high:.1f} %"
-    return Cell(f"{100 * value.rate:.1f} %", interval, count, value.unscored, change, anchor)
+    rate = f"{100 * value.rate:.1f} %"
+    return Cell(rate, interval, count, value.unscored, change, anchor, _behind(figure))
+
+
+def _behind(figure: Figure) -> str:
+    if not (found := figure.corrected):
+        return ""
+    rate = found.value
+    told = f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} – {100 * rate.high:.1f} %)"
+    return f"corrected {told}{', clipped' if found.clipped else ''}"
 
 
 def link(key: str, model: int, groups: Sequence[Group]) -> str:

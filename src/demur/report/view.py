@@ -58,6 +58,7 @@ def view(
         "curves": _curves(everyone, training),
         "runs": [everyone.index(words.line(name)) for name in training],
         "judges": [_judge(name, version) for name, version in found.versions.items()],
+        "corrections": notes.corrections(evaluations.values(), found.primary),
         "lookalikes": notes.lookalikes(training),
         "groups": groups,
         "heading": transcripts.HEADING,
