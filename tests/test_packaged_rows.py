@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import metadata
-from random import Random
 from typing import Any
 
 import pytest
@@ -11,6 +10,7 @@ import pytest
 from conftest import told
 from demur import chat, packaged, pages, training
 from demur.config import Train
+from demur.draws import Draws
 from demur.errors import UserError
 from demur.records import Example, Message
 
@@ -47,7 +47,7 @@ def smollm() -> Any:
 def written(tokenizer: Any, recipe: str, example: Example, **settings: Any) -> list[str]:
     train = Train.model_validate({"recipe": recipe} | settings)
     page, encode = pages.find("recipes", recipe), chat.Encoder(tokenizer, 128)
-    rows = page.rows(example, encode, train.method, Random(3))
+    rows = page.rows(example, encode, train.method, Draws(3))
     return [f"{row.kind}: {told(tokenizer, row).replace(CONTEXT, '')}" for row in rows]
 
 

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from random import Random
 from textwrap import dedent
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from conftest import told
 from demur import chat, config, pages, sources, training
 from demur.chat import Row
+from demur.draws import Draws
 from demur.errors import UserError
 from demur.objective import Objective
 from demur.preference import Preference
@@ -33,12 +33,14 @@ def setting(recipe: str, **settings: object) -> config.Train:
     return config.Train.model_validate({"recipe": recipe} | settings)
 
 
-def made(tokenizer, recipe: str, example: Example, seed: int = 0, **settings: object) -> list[Row]:
+def made(
+    tokenizer, recipe: str, example: Example, seed: int = 0, place: int = 0, **settings: object
+) -> list[Row]:
     """The rows of one example, with everything drawn from ``seed``."""
     train = setting(recipe, **settings)
     encode = chat.Encoder(tokenizer, train.fit.max_length)
     page = pages.find("recipes", recipe)
-    return list(page.rows(example, encode, train.method, Random(seed)))
+    return list(page.rows(example, encode, train.method, Draws(seed, place)))
 
 
 # What follows the context: byte-level tokens (three templates), then SentencePiece's.
@@ -240,7 +242,7 @@ def test_a_prefix_gives_way_to_the_safe_answer(tiny):
         page, train = pages.find("recipes", "recaug"), setting("recaug", prefix_unit=unit)
         encode = chat.Encoder(tiny["chatml"], room)
         method = train.method.model_copy(update={"prefix_empty": 0.0})
-        rows = [r for s in range(30) for r in page.rows(example, encode, method, Random(s))]
+        rows = [r for s in range(30) for r in page.rows(example, encode, method, Draws(s))]
         assert max(map(len, rows)) == room
         assert all(told(tiny["chatml"], r).endswith("_help+ .+ <|im_end|>+") for r in rows)
         assert encode.cut["prefixes"] > 12  # of 30 drawn, most are longer than three
@@ -381,21 +383,69 @@ ASKED = "[INST] How to open a door [\\INST]"
 def test_the_published_prefix_rows_label_for_label(published):
     words = str(PUBLISHED.rejected).split(" ")
     text = f" {PUBLISHED.chosen}<|end_of_text|>"
-    expected = {
+    empty, *longer = (
         scripted(published, f"{ASKED} {' '.join(words[:k])}", text) for k in range(len(words) - 1)
-    }
+    )
     for recipe, preset in (
         ("derta", "reference"),
         ("derta", "reference-full"),
         ("recaug", "reference"),
     ):
-        found = {
-            ids_and_labels(row)
-            for seed in range(200)
-            for row in made(published, recipe, PUBLISHED, seed, preset=preset)
-            if row.kind == "prefix"
-        }
-        assert found == expected
+        for place, expected in enumerate([{empty}, {*longer}, {*longer}, {empty}]):
+            found = {
+                ids_and_labels(row)
+                for seed in range(200)
+                for row in made(published, recipe, PUBLISHED, seed, place, preset=preset)
+                if row.kind == "prefix"
+            }
+            assert found == expected
+
+
+THINGS = ["door", "phone", "bottle", "knife", "bill", "bread", "lock", "car"]
+BEGUN = Example(
+    messages=PUBLISHED.messages, chosen=SAFE, rejected="Hello", ready=True, kind="harmful"
+)
+
+
+def prefixes(tokenizer, examples: Sequence[Example], epoch: int = 0, **settings: object):
+    """What stands between question and safe answer in each prefix row, in the data's order."""
+    train = setting("recaug", **settings)
+    rows = [
+        row
+        for row in training.rows(examples, tokenizer, train, epoch=epoch)
+        if row.kind == "prefix"
+    ]
+    texts = [told(tokenizer, row).partition("\\ INST ]")[2] for row in rows]
+    return [text.partition("_Sorry+")[0].strip() for text in texts]
+
+
+def test_the_published_scripts_leave_every_third_pair_without_a_prefix(published):
+    """Counted over the pairs alone, those of too few words too, and the same in every epoch."""
+    pairs = [
+        Example(
+            messages=(Message(role="user", content=f"How to take the {thing}"),),
+            chosen=SAFE,
+            rejected="Sure, here" if thing == "knife" else f"Sure the {thing}",  # W = 2, 3
+            kind="harmful",
+        )
+        for thing in THINGS
+    ]
+    mixed = [ORDINARY, pairs[0], BEGUN, *pairs[1:3], LOOKALIKE, *pairs[3:]]
+    #            0    begun     1        2   3: none  4        5      6     7
+    expected = ["_", "_Hello", "_Sure", "_Sure", "_Sure", "_Sure", "_", "_Sure"]
+    for epoch in range(2):
+        assert prefixes(published, mixed, epoch, preset="reference") == expected
+
+
+def test_published_prefixes_are_drawn_once(published):
+    long = " how" * 30
+    pairs = [replace(PUBLISHED, chosen=SAFE, rejected=thing + long) for thing in THINGS]
+    for settings, same in (({}, True), ({"prefix_redrawn": True}, False)):
+        first, second = (
+            prefixes(published, pairs, epoch, preset="reference", **settings) for epoch in range(2)
+        )
+        assert (first == second) is same
+        assert len(set(first)) > 4
 
 
 def test_the_published_transition_row_label_for_label(published):
@@ -417,13 +467,22 @@ def test_the_published_scripts_make_no_prefix_of_two_words(published):
     assert [row.kind for row in rows] == ["transition"]
 
 
-@pytest.mark.parametrize("preset", ["reference", "reference-full"])
-def test_the_four_published_rows_label_for_label(published, preset):
+@pytest.fixture
+def four_rows() -> Path:
     where = Path(__file__).parents[2] / "shared/data/derta/example_data_to_read.json"
     if not where.exists():
         pytest.skip("the published rows are not shipped: their prompts have other licences")
-    rows = [json.loads(line) for line in where.read_text(encoding="utf-8").splitlines()]
-    for row, example in zip(rows, sources.load(where), strict=True):
+    return where
+
+
+def published_rows(where: Path) -> list[dict[str, str]]:
+    return [json.loads(line) for line in where.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("preset", ["reference", "reference-full"])
+def test_the_four_published_rows_label_for_label(published, four_rows, preset):
+    rows = published_rows(four_rows)
+    for row, example in zip(rows, sources.load(four_rows), strict=True):
         unsafe = row["safe"] == "true"
         [found] = made(published, "derta", example, preset=preset)
         script = scripted(published, row["prefix"], row["text"], transition=unsafe)
@@ -431,6 +490,22 @@ def test_the_four_published_rows_label_for_label(published, preset):
         kept = preset == "reference" or not unsafe  # else one in twenty, at least one
         assert len(places) == len(script) and (all(places) if kept else any(found.labels))
         assert found.kind == ("transition" if unsafe else "prefix" if example.ready else "learn")
+
+
+def test_the_published_rows_come_of_their_pairs(published, four_rows):
+    """Of the file's two safe answers one follows a harmful beginning, the other none."""
+    found, (_, bare, begun, _) = sources.load(four_rows), published_rows(four_rows)
+    assert not any(example.pair for example in found)  # cut already: the rule counts others
+    pair = replace(found[2], rejected=f"{found[2].rejected} word to go on with", ready=False)
+    rows = {
+        ids_and_labels(row)
+        for seed in range(400)
+        for row in made(published, "recaug", pair, seed, place=2, preset="reference")
+    }
+    assert scripted(published, begun["prefix"], begun["text"]) in rows
+    none = replace(found[1], rejected=pair.rejected, kind="harmful")
+    [row] = made(published, "recaug", none, place=3, preset="reference")
+    assert ids_and_labels(row) == scripted(published, bare["prefix"] + " ", bare["text"])
 
 
 def test_a_row_that_is_ready_is_left_as_it_was_cut(tiny):
@@ -470,10 +545,10 @@ def test_every_recipe_keeps_its_contract(tiny, name):
     assert isinstance(page.objective(settings), Objective | Preference)
     encode = chat.Encoder(tiny["chatml"], 128)
     for example in (ORDINARY, LOOKALIKE, PAIR):
-        rows = list(page.rows(example, encode, settings, Random(0)))
+        rows = list(page.rows(example, encode, settings, Draws(0)))
         assert all(isinstance(row, Row) and row.targets for row in rows)
         assert rows or (example is PAIR) != (name == "dpo")
-        assert rows == list(page.rows(example, encode, settings, Random(0)))
+        assert rows == list(page.rows(example, encode, settings, Draws(0)))
 
 
 PRESETS = [

@@ -69,6 +69,11 @@ class Example:
         return fingerprint(self.messages, self.chosen, self.rejected)
 
     @property
+    def pair(self) -> bool:
+        """Whether it has both answers, and its rows are still to be cut from them."""
+        return self.chosen is not None and self.rejected is not None and not self.ready
+
+    @property
     def prompt(self) -> str:
         """The last user turn: what is asked."""
         return next((m["content"] for m in reversed(self.messages) if m["role"] == "user"), "")

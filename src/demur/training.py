@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,6 +29,7 @@ from demur import (
 )
 from demur.batches import Epochs, order
 from demur.config import Train
+from demur.draws import Draws
 from demur.errors import UserError
 from demur.objective import Objective
 from demur.preference import Preference
@@ -55,7 +57,12 @@ class Drawing:
         self._page, self._vocabulary = pages.find("recipes", train.recipe), len(tokenizer)
 
     def __call__(self, epoch: int) -> list[chat.Row]:
-        drawn = [row for example in self._examples for row in self._rows(example, epoch)]
+        places = accumulate((example.pair for example in self._examples), initial=0)
+        drawn = [
+            row
+            for example, place in zip(self._examples, places, strict=False)
+            for row in self._rows(example, epoch, place)
+        ]
         if not any(row.targets for row in drawn):
             raise UserError(
                 f"recipe {self._train.recipe!r} finds nothing to train on in "
@@ -69,8 +76,9 @@ class Drawing:
         told = {word: found.told(self.encode.tokenizer) for word, found in words}
         return {"cut": dict(self.encode.cut)} | ({"transition": told} if told else {})
 
-    def _rows(self, example: Example, epoch: int) -> list[chat.Row]:
-        random = Random(f"{self._seed} rows {epoch} {example.id}")
+    def _rows(self, example: Example, epoch: int, place: int) -> list[chat.Row]:
+        seed = f"{self._seed} rows {epoch} {example.id}"
+        random = Draws(seed, place, lasting=f"{self._seed} rows {example.id}")
         made = list(self._page.rows(example, self.encode, self._train.method, random))
         if any(not row.targets for row in made):
             raise UserError(

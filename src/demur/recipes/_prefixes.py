@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from random import Random
 from typing import Any, Literal
 
 from pydantic import Field
 
 from demur import chat
 from demur.config import Settings
+from demur.draws import Draws
 from demur.records import Example
 
-# DeRTa's published scripts: each third row without a prefix (and a space too many there), the
-# others 1 to W - 2 words long. Their batches are 128 rows, over 8 processes.
+# DeRTa's published scripts: the first row and each third one from there without a prefix (and a
+# space too many there), the others 1 to W - 2 words long, drawn once for all epochs. Their batches
+# are 128 rows, over 8 processes.
 _ROWS = {
-    "prefix_empty": 1 / 3,
+    "prefix_empty": 0.0,
+    "prefix_empty_every": 3,
+    "prefix_redrawn": False,
     "prefix_unit": "words",
     "prefix_spare": 2,
     "doubled_space": True,
@@ -46,6 +49,13 @@ class Prefixes(Settings):
     prefix_empty: float | None = Field(
         1 / 3, ge=0, le=1, description="share of empty prefixes; null: a length like any other"
     )
+    prefix_empty_every: int | None = Field(
+        None,
+        gt=0,
+        description="besides, no prefix for the first pair and every so many on from there, by "
+        "their order in the data; null: none is counted out",
+    )
+    prefix_redrawn: bool = Field(True, description="draw prefixes anew in each epoch")
     prefix_max: int | None = Field(None, gt=0, description="longest prefix; null: no limit")
     prefix_unit: Literal["tokens", "words"] = Field(
         "tokens", description="what a prefix is counted in; words are cut at single spaces"
@@ -58,7 +68,7 @@ class Prefixes(Settings):
 
 
 def prefixed(
-    example: Example, safe: str, encode: chat.Encoder, settings: Prefixes, random: Random
+    example: Example, safe: str, encode: chat.Encoder, settings: Prefixes, draws: Draws
 ) -> Iterator[chat.Row]:
     """A `prefix` row, none where the unsafe answer is too short for the shortest prefix.
 
@@ -68,7 +78,7 @@ def prefixed(
     if longest < 1 and example.rejected:
         return
     any_length = example.rejected and not example.ready
-    k = drawn = _length(longest, settings, random) if any_length else longest
+    k = drawn = _length(longest, settings, draws) if any_length else longest
     row = _row(example, safe, k, encode, settings)
     while len(row) > encode.max_length and k:
         k = min(k - 1, k * encode.max_length // len(row))
@@ -92,8 +102,11 @@ def _words(example: Example) -> list[str]:
     return (example.rejected or "").split(" ")
 
 
-def _length(longest: int, settings: Prefixes, random: Random) -> int:
+def _length(longest: int, settings: Prefixes, draws: Draws) -> int:
     """P(k = 0) is ``prefix_empty``, otherwise k is uniform from 1 to the longest prefix."""
+    if settings.prefix_empty_every and draws.place % settings.prefix_empty_every == 0:
+        return 0
+    random = draws if settings.prefix_redrawn else draws.lasting
     if settings.prefix_empty is None:
         return random.randint(0, longest)
     return 0 if random.random() < settings.prefix_empty else random.randint(1, longest)

@@ -13,21 +13,22 @@ of them teaches loops ("SorrySorry").
 
 The ``reference`` presets are the published scripts, for LoRA and (``reference-full``) for every
 weight. With ``model.chat_template: derta`` and Llama 3's base tokenizer their labels are the
-scripts' own, but for what is drawn: which prefixes are empty (each third row there) and which
-5 % of positions are kept there (of the padded row, so that a row may keep none; here of the
-answer, and one at least). A row longer than ``max_length`` loses prefix here, its targets there.
-There 60,000 ordinary answers come with 3,000 transition and 3,000 prefix rows.
+scripts' own: every third pair, from the first on, has an empty prefix, the others one that is
+drawn once for all epochs. Two things differ. Which 5 % of positions are kept there is drawn over
+the padded row, so that a row may keep none; here over the answer, and one at least. A row longer
+than ``max_length`` loses prefix here, its targets there. There 60,000 ordinary answers come with
+3,000 transition and 3,000 prefix rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from random import Random
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from demur import chat
+from demur.draws import Draws
 from demur.errors import UserError
 from demur.objective import Avoidance, Objective, of
 from demur.recipes._aligned import align
@@ -96,7 +97,7 @@ class Settings(Prefixes, Objective):
 
 
 def rows(
-    example: Example, encode: chat.Encoder, settings: Settings, random: Random
+    example: Example, encode: chat.Encoder, settings: Settings, random: Draws
 ) -> Iterator[chat.Row]:
     """`learn` for ordinary answers, `prefix` and `transition` rows for pairs.
 
@@ -114,7 +115,7 @@ def rows(
 
 
 def _prefixes(
-    example: Example, encode: chat.Encoder, settings: Settings, random: Random
+    example: Example, encode: chat.Encoder, settings: Settings, random: Draws
 ) -> Iterator[chat.Row]:
     check(example)
     safe = align(example.chosen or "", settings.transition, settings.align_openings)
@@ -123,7 +124,7 @@ def _prefixes(
 
 
 def _transitions(
-    unsafe: chat.Turn, encode: chat.Encoder, settings: Settings, random: Random
+    unsafe: chat.Turn, encode: chat.Encoder, settings: Settings, random: Draws
 ) -> chat.Row:
     word = _word(encode, settings)
     after = [word.spaced if encode.needs_space(t) else word.bare for t in unsafe.answer]

@@ -10,10 +10,10 @@ long.) The ``reference`` presets are DeRTa's scripts, as `derta` explains.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from random import Random
 from typing import Any
 
 from demur import chat
+from demur.draws import Draws
 from demur.objective import Objective
 from demur.recipes._prefixes import REFERENCE, REFERENCE_FULL, Prefixes, prefixed
 from demur.recipes._rows import check, learned
@@ -31,7 +31,7 @@ class Settings(Prefixes):
 
 
 def rows(
-    example: Example, encode: chat.Encoder, settings: Settings, random: Random
+    example: Example, encode: chat.Encoder, settings: Settings, random: Draws
 ) -> Iterator[chat.Row]:
     """`learn` for ordinary answers, `prefix` for safe answers to harmful prompts.
 
