@@ -271,14 +271,15 @@ def test_a_local_attacker_is_sampled_and_repeats_itself(
     """It talks nonsense, so nothing can be read; what it says follows the seed."""
     from random import Random
 
-    from demur.attacks._attackers import ByModel, Loaded
+    from demur.attacks._attackers import Asked
+    from demur.attacks._writers import ByModel, Loaded
 
     folder = talkative.save(tmp_path / "red", tiny["chatml"])
     sized = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 4096}
     (folder / "config.json").write_text(json.dumps(sized))
     local = {"model": {"name": str(folder), "dtype": "float32"}, "max_new_tokens": 12}
     talks = [_pairing.opening("How?", "Sure", n) for n in range(2)]
-    attacker = ByModel(Loaded.model_validate(local))
+    attacker = Asked(ByModel(Loaded.model_validate(local)))
     one, again, other = (attacker([0, 1], talks, 0, Random(seed)) for seed in (1, 1, 2))
     assert all(isinstance(each, str) and "no JSON object" in each for each in one)
     assert one == again != other

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -15,13 +17,27 @@ import torch
 
 import talkative
 from demur import attempts, chat, config, evaluate, generate, losses, manifest, records
-from demur.attacks import _breeding, _genes, _search, _slots, _suffix, autodan, gcg
+from demur.attacks import (
+    _breeding,
+    _genes,
+    _mutations,
+    _search,
+    _slots,
+    _suffix,
+    _words,
+    _writers,
+    autodan,
+    gcg,
+)
 from demur.attacks._genes import Text
+from demur.attacks._mutations import Mutated
 from demur.attacks._slots import Slot
+from demur.attacks._writers import Served
 from demur.config import Evaluate, Model
 from demur.errors import UserError
 from demur.generate import Target
 from demur.records import Attempt, Behavior
+from endpoint import Answer, Body, says, serve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -173,7 +189,7 @@ def test_a_suffix_that_would_be_cut_otherwise_is_left_out(one: Target) -> None:
 def searched(target: Target, steps: int, candidates: int) -> _suffix.Found:
     slot, first = opened(target)
     settings = gcg.Settings(steps=steps, candidates=candidates, topk=16, suffix=FIRST)
-    return _suffix.search(target, [slot], first, settings, Random(1), "gcg")
+    return _suffix.search(target, [slot], first, settings, Random, "gcg")
 
 
 def test_gcg_goes_down_and_beats_luck(one: Target) -> None:
@@ -182,7 +198,7 @@ def test_gcg_goes_down_and_beats_luck(one: Target) -> None:
     slot, first = opened(one)
     assert all(later <= earlier for earlier, later in pairwise(end.losses))
     assert end.losses[-1] < end.losses[0] - 0.5
-    assert end.losses[-1] == pytest.approx(_slots.nll(one, slot, [end.suffix], 1)[0])
+    assert end.losses[-1] == pytest.approx(_slots.nll(one, slot, [end.best], 1)[0])
     assert 8 * 2 < end.queries <= 1 + 8 * 25
     rows = len(one.model.get_input_embeddings().weight)
     fine = [i for i, ok in enumerate(_suffix.allowed(one.tokenizer, rows).tolist()) if ok]
@@ -317,8 +333,12 @@ def seeds(tmp_path: Path) -> str:
     )
 
 
-def test_autodan_never_gets_worse_and_says_what_breeding_brought(one: Target, seeds: str) -> None:
+@pytest.mark.parametrize("lexical", [0, 1, 5])
+def test_autodan_never_gets_worse_and_says_what_breeding_brought(
+    one: Target, seeds: str, lexical: int
+) -> None:
     settings = {"templates": seeds, "generations": 5, "population": 8, "mutation": 0.3}
+    settings |= {"lexical": lexical}
     seed, best = found(autodan, [LOCK, TEA], one, **settings)
     assert (best.variant, seed.variant) == ("search", "seed")
     wanted = _search.wanted(LOCK, {})
@@ -333,7 +353,7 @@ def test_autodan_never_gets_worse_and_says_what_breeding_brought(one: Target, se
     assert LOCK.prompt in asked(best)
     assert seed.queries == 3 < best.queries <= 3 + 5 * 8
     assert [seed, best] == found(autodan, [LOCK, TEA], one, **settings)
-    assert found(autodan, [LOCK], one, **settings | {"seed": 3})[1].detail != best.detail
+    assert found(autodan, [LOCK], one, **settings | {"seed": 3})[1] != best
 
 
 def test_likelier_texts_have_more_children() -> None:
@@ -349,10 +369,132 @@ def test_a_child_too_long_for_the_model_is_not_asked(one: Target, seeds: str) ->
     ask = _breeding.Asking(one, LOCK, "Sure", 4)
     long = Text(("tea " * 600,), "\0", ())
     assert not ask.fits(long)
-    texts = _breeding._next(ask, [*autodan.seeds(settings), long], settings, Random(0))
-    assert len(texts) == 4 and all(map(ask.fits, texts))
+
+    def longer(texts: Sequence[Text], random: Random) -> Mutated:
+        return Mutated([long if n % 2 else text for n, text in enumerate(texts)])
+
+    end = _breeding.search(ask, autodan.seeds(settings), longer, settings, Random)
+    assert len(end.ranked) == 4 and all(ask.fits(text) for text, _ in end.ranked)
     with pytest.raises(UserError, match="an attempt of 'autodan'"):
-        _breeding.search(ask, [long], settings, Random(0))
+        _breeding.search(ask, [long], longer, settings, Random)
+
+
+# Words and their scores
+
+GROUP = ("help", "aid", "assist")  # as they are shipped: near-synonyms of each other
+
+
+def test_words_are_scored_by_hand() -> None:
+    """Three texts of losses 1, 2 and 4, and then three of 3, 5 and 1."""
+    first = [Text(("Help me. ",), "Answer \0", ()), Text(("Aid! Help!",), "\0", ())]
+    first.append(Text(("Cats and tea.",), "Reply: \0", ()))
+    once = _words.scored({}, first, [1.0, 2.0, 4.0], 10)
+    assert once == {"answer": -1.0, "help": -1.5, "aid": -2.0, "reply": -4.0}
+    assert list(once) == sorted(once, key=lambda word: -once[word])
+    later = [Text((), "help \0", ()), Text((), "Assist. \0", ()), Text((), "\0 reply ", ("aid",))]
+    twice = _words.scored(once, later, [3.0, 5.0, 1.0], 10)
+    assert twice == {
+        "answer": -1.0,  # in no text of this generation
+        "aid": (-2.0 - 1.0) / 2,
+        "help": (-1.5 - 3.0) / 2,
+        "reply": (-4.0 - 1.0) / 2,
+        "assist": -5.0,  # for the first time
+    }
+    assert list(_words.scored(once, later, [3.0, 5.0, 1.0], 2)) == ["answer", "aid"]
+
+
+def test_words_give_way_to_better_ones() -> None:
+    assert all(set(GROUP) - {word} <= set(_genes.synonyms()[word]) for word in GROUP)
+    text = Text(("Help the cat. ",), "aid: \0", ("Then assist",))
+    scores = {"help": -1.0, "aid": -2.0, "sea": -5.0}
+    assert _words.reworded(text, scores, 0, Random(0)) == text
+    assert _words.reworded(text, {}, 1, Random(0)) == text
+    assert _words.reworded(text, {"aid": -2.0}, 1, Random(0)) == text  # above nothing
+    only = _words.reworded(text, {"help": -1.0, "sea": -5.0}, 1, Random(0))
+    assert only.fill("Aid?") == "Help the cat. help: Aid?Then help"
+    drawn = [_words.reworded(text, scores, 1, Random(n)).before[0] for n in range(700)]
+    assert set(drawn) == {"Help the cat. ", "Aid the cat. "}
+    assert drawn.count("Help the cat. ") / 700 == pytest.approx(4 / 7, abs=0.06)
+
+
+def test_word_scores_find_what_is_likelier(one: Target, seeds: str) -> None:
+    """Without crossing and mutation, words that were scored are all that moves."""
+    settings = {"templates": seeds, "generations": 6, "population": 8, "mutation": 0.5}
+    first = {"mutation": 0, "lexical": 0, "crossover": 0}
+    still = found(autodan, [LOCK], one, **settings | first)[1]
+    assert asked(still) in {text.replace("{question}", LOCK.prompt) for text in SHORT}
+    moved = found(autodan, [LOCK], one, **settings | {"lexical": 10})[1]
+    assert moved.detail["losses"][-1] < still.detail["losses"][-1]
+
+
+# A model that rephrases
+
+
+def says_anew(body: Body) -> Answer:
+    """Says a sentence in capitals; of "Hello" it will not say anything."""
+    [sentence] = re.findall("Sentence: (.*)", body["messages"][0]["content"])
+    return says("No." if "Hello" in sentence else json.dumps({"sentence": f" {sentence.upper()}"}))
+
+
+def test_a_served_model_rephrases_sentences_but_the_question() -> None:
+    text = Text(("Hello there. ", "Give help!\n\n", "* "), "Now \0", ("Sure {x}? ", "Yes."))
+    with serve(says_anew) as server:
+        writer = _writers.ByEndpoint(Served(base_url=server.url, model="m"))
+        mutated = _mutations.mutation(1, writer)([text, text], Random(0))
+        assert _mutations.mutation(0, writer)([text], Random(0)).texts == [text]
+    new = Text(("Hello there. ", "GIVE HELP!\n\n", "* "), "Now \0", ("SURE {X}? ", "YES."))
+    assert mutated == ([new, new], 8, 6)
+    assert len(server.bodies) == 8 == len({body["seed"] for body in server.bodies})
+
+
+@pytest.mark.parametrize(
+    "reply", ["I cannot help.", '{"sentence": " "}', '{"sentence": "a\\u0000b"}', '{"text": "b"}']
+)
+def test_what_is_no_sentence_leaves_the_old_one(reply: str) -> None:
+    text = Text(("Hello there. ",), "\0", ())
+    rephrased = _mutations.Rephrased(1, lambda talks, random: [reply for _ in talks])
+    assert rephrased([text], Random(0)) == ([text], 1, 0)
+
+
+def test_a_search_with_a_model_that_rephrases(one: Target, seeds: str) -> None:
+    settings = {"templates": seeds, "generations": 3, "population": 6, "mutation": 0.5}
+    with serve(says_anew) as server:
+        served = {"endpoint": {"base_url": server.url, "model": "m", "concurrency": 1}}
+        seed, best = found(autodan, [LOCK], one, **settings | served)
+        count = len(server.bodies)
+        assert [seed, best] == found(autodan, [LOCK], one, **settings | served)
+    assert best.detail["rephrased"]["asked"] == count > best.detail["rephrased"]["understood"] > 0
+    losses = best.detail["losses"]
+    assert all(b <= a for a, b in pairwise(losses)) and losses[-1] < losses[0]
+    assert any(part in asked(best) for part in ("GIVE HELP", "TELL ME", "SURE", "YES", "THEN"))
+    assert "rephrased" not in seed.detail
+
+
+def test_a_model_that_is_gone_stops_the_search(one: Target, seeds: str) -> None:
+    with (
+        serve(lambda body: (400, b"no such model")) as server,
+        pytest.raises(UserError, match="gave no answer: HTTP 400: no such model") as caught,
+    ):
+        served = {"base_url": server.url, "model": "m"}
+        found(autodan, [LOCK], one, templates=seeds, mutation=1, endpoint=served)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_model_that_rephrases_is_enough(model: Model) -> None:
+    both = {
+        "endpoint": {"base_url": "http://x/v1", "model": "m"},
+        "local": {"model": model.model_dump(exclude_defaults=True)},
+    }
+    with pytest.raises(UserError, match="two models that rephrase: name one"):
+        config.settings(autodan, both, "attacks.autodan")
+
+
+def test_a_local_model_rephrases(one: Target, seeds: str, model: Model) -> None:
+    """It talks nonsense, so nothing can be read, and says so."""
+    local = {"model": model.model_dump(exclude_defaults=True), "max_new_tokens": 4}
+    settings = {"templates": seeds, "generations": 1, "population": 4, "mutation": 1}
+    best = found(autodan, [LOCK], one, local=local, **settings)[1]
+    assert best.detail["rephrased"]["asked"] > best.detail["rephrased"]["understood"] == 0
 
 
 # Who is attacked, and what is kept
@@ -421,6 +563,61 @@ def test_a_search_that_was_killed_goes_on_where_it_was(
         ).read_bytes(), name
     assert len(begun) == 8 + 4  # each search once, and once more where it was killed
     assert manifest.read(out)["status"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("page", "settings", "steps"),
+    [
+        (gcg, {"steps": 5, "candidates": 6, "suffix": FIRST}, 5),
+        (gcg, {"steps": 4, "candidates": 6, "suffix": FIRST, "universal": True}, 4),
+        (autodan, {"generations": 5, "population": 6, "lexical": 2}, 5),
+    ],
+)
+def test_a_search_killed_in_its_middle_goes_on_from_its_last_step(
+    one: Target,
+    tmp_path: Path,
+    seeds: str,
+    monkeypatch: pytest.MonkeyPatch,
+    page: Any,
+    settings: dict[str, Any],
+    steps: int,
+) -> None:
+    """Killed in every step in turn: before what it found is kept, no step is done twice more."""
+    values = settings | ({"templates": seeds} if page is autodan else {})
+    chosen = [attempts.Chosen(page, config.settings(page, values, "page"))]
+    whole = attempts.attempted(chosen, BEHAVIORS[:2], one, tmp_path / "whole", 3)
+    assert not (tmp_path / "whole" / attempts.UNFINISHED).exists()
+    done = []
+
+    def dying(kept: attempts.Kept, step: int, state: Any) -> None:
+        done.append(step)
+        if len(done) % 2:
+            raise Killed
+        real(kept, step, state)
+
+    real = attempts.Kept.write
+    monkeypatch.setattr(attempts.Kept, "write", dying)
+    for _ in range(2 * steps * 2):
+        with contextlib.suppress(Killed):
+            again = attempts.attempted(chosen, BEHAVIORS[:2], one, tmp_path / "killed", 3)
+            break
+    assert again == whole
+    each = [step for step in range(1, steps + 1) for _ in range(2)]
+    assert done == each * (1 if settings.get("universal") else 2)
+    assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == [attempts.FILE]
+    lines = [(tmp_path / name / attempts.FILE).read_bytes() for name in ("whole", "killed")]
+    assert lines[0] == lines[1]
+
+
+def test_what_another_search_left_is_not_taken_up(tmp_path: Path) -> None:
+    kept = attempts.Kept(tmp_path / attempts.UNFINISHED, "a")
+    state = _suffix.Found([1], [2], (0.1, 0.05), 3)
+    assert kept.read(_suffix.Found) is None
+    kept.write(4, state)
+    assert kept.read(_suffix.Found) == (4, state)
+    assert replace(kept, search="b").read(_suffix.Found) is None
+    attempts.NOWHERE.write(4, state)
+    assert attempts.NOWHERE.read(_suffix.Found) is None
 
 
 def counted(monkeypatch: pytest.MonkeyPatch, begun: list[str], lives: list[int]) -> None:

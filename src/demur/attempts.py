@@ -1,18 +1,21 @@
-"""What every attack asks. An attack that searches keeps each search as soon as it is over."""
+"""What every attack asks. An attack that searches keeps each step, and each search that is over."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, TypeAdapter
 
 from demur import records
 from demur.records import Attempt, Behavior, fingerprint
 
 FILE = "searches.jsonl"
+UNFINISHED = "searching.json"
+State = TypeVar("State")
 
 
 class Chosen(NamedTuple):
@@ -32,6 +35,34 @@ class Search:
     attempts: tuple[Attempt, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where a search that is not over rests between two steps: a file, or nowhere."""
+
+    path: Path | None = None
+    search: str = ""
+
+    def read(self, kind: type[State]) -> tuple[int, State] | None:
+        """How many steps this very search has made and its state then, a dataclass of ``kind``."""
+        try:
+            found = json.loads(self.path.read_bytes()) if self.path else {}
+        except FileNotFoundError:
+            return None
+        if found.get("search") != self.search:
+            return None
+        return found["steps"], TypeAdapter(kind).validate_python(found["state"])
+
+    def write(self, steps: int, state: Any) -> None:
+        """In one step: whoever is killed finds this state or the one before it."""
+        if self.path:
+            plain = TypeAdapter(type(state)).dump_python(state, mode="json")
+            told = {"search": self.search, "steps": steps, "state": plain}
+            records.replace(self.path, json.dumps(told))
+
+
+NOWHERE = Kept()
+
+
 def attempted(
     attacks: Iterable[Chosen],
     behaviors: Sequence[Behavior],
@@ -43,6 +74,7 @@ def attempted(
 
     A page with ``searches(behaviors, settings)`` is asked for one group of behaviors at a time,
     and what it found is appended to ``folder / FILE``; a search that is there is not done again.
+    One that is not over rests in ``folder / UNFINISHED``: ``attack`` is given it as ``kept``.
     A page's setting ``seed`` that is None becomes the run's.
     """
     have = {s.search: s.attempts for s in records.resume(folder / FILE, Search)}
@@ -54,11 +86,13 @@ def attempted(
             for group in page.searches(asked, mine):
                 key = fingerprint(place, page.__name__, [behavior.id for behavior in group])
                 if key not in have:
-                    have[key] = tuple(page.attack(group, target, mine))
+                    kept = Kept(folder / UNFINISHED, key)
+                    have[key] = tuple(page.attack(group, target, mine, kept))
                     records.append(folder / FILE, [Search(search=key, attempts=have[key])])
                 found += have[key]
         else:
             found += page.attack(asked, target, mine)
+    (folder / UNFINISHED).unlink(missing_ok=True)
     return list({attempt.id: attempt for attempt in found}.values())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import exp
@@ -62,17 +62,32 @@ def _swapped(
 def mutated(text: Text, rate: float, random: Random) -> Text:
     """Each word that has synonyms becomes one of them with probability ``rate``."""
 
-    def another(found: re.Match[str]) -> str:
-        others = synonyms().get(found[0].lower(), ())
-        if not others or random.random() >= rate:
+    def another(word: str) -> str:
+        others = synonyms().get(word, ())
+        return random.choice(others) if others and random.random() < rate else word
+
+    return replaced(text, another)
+
+
+def replaced(text: Text, other: Callable[[str], str]) -> Text:
+    """The text with ``other(word)`` for every word in small letters; a capital stays one."""
+
+    def cased(found: re.Match[str]) -> str:
+        word, chosen = found[0].lower(), other(found[0].lower())
+        if chosen == word:
             return found[0]
-        chosen = random.choice(others)
         return chosen.capitalize() if found[0][0].isupper() else chosen
 
     def anew(sentence: str) -> str:
-        return _WORD.sub(another, sentence)
+        return _WORD.sub(cased, sentence)
 
     return Text(tuple(map(anew, text.before)), anew(text.question), tuple(map(anew, text.after)))
+
+
+def words(text: Text) -> dict[str, None]:
+    """Those of the text that have synonyms, in small letters, each once, in their order."""
+    found = (word.lower() for word in _WORD.findall(text.fill(" ")))
+    return dict.fromkeys(word for word in found if word in synonyms())
 
 
 @cache

@@ -7,11 +7,11 @@ answer with a score from 1 to 10.
 
 from __future__ import annotations
 
-import json
 import re
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from demur.attacks import _writers
 from demur.records import Message
 
 ROLE = """\
@@ -78,14 +78,5 @@ def _filled(text: str, **parts: str) -> str:
 
 
 def read(reply: str) -> Proposal | str:
-    """The proposal in a reply, from its first brace to its last, or why there is none."""
-    found = re.search(r"\{.*\}", reply, re.DOTALL)
-    if found is None:
-        return f"no JSON object: {reply[:60]!r}"
-    try:
-        return Proposal.model_validate(json.loads(found[0], strict=False))  # new lines in texts
-    except ValidationError as error:
-        what = error.errors()[0]
-        return f"{'.'.join(map(str, what['loc']))}: {what['msg']}: {found[0][:60]!r}"
-    except ValueError as error:
-        return f"not JSON: {error}: {found[0][:60]!r}"
+    """The proposal in a reply, or why there is none."""
+    return _writers.read(reply, Proposal)

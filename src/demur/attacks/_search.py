@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from random import Random
-from typing import Self
+from typing import Protocol, Self, TypeVar
 
 from pydantic import Field, model_validator
 
 from demur.attacks._files import texts
 from demur.attacks._openings import by_rule
+from demur.attempts import Kept
 from demur.config import Settings as Base
+from demur.progress import Bar
 from demur.records import Attempt, Behavior, Kind, Message
 from demur.sources import normalised
 
@@ -67,9 +69,41 @@ def drawn(behaviors: Iterable[Behavior], settings: Search) -> list[Behavior]:
     return [chosen[place] for place in sorted(places)]
 
 
-def luck(settings: Search, behaviors: Iterable[Behavior]) -> Random:
-    """A search's own random numbers, whatever is searched beside it."""
-    return Random(f"{settings.seed or 0} {' '.join(behavior.id for behavior in behaviors)}")
+def luck(settings: Search, behaviors: Iterable[Behavior]) -> Callable[[int], Random]:
+    """The random numbers of each step of a search, whatever is searched beside it."""
+    whom = " ".join(behavior.id for behavior in behaviors)
+    return lambda step: Random(f"{settings.seed or 0} {step} {whom}")
+
+
+class Going(Protocol):
+    """The state between two steps, a dataclass of plain values: it is kept as JSON."""
+
+    @property
+    def note(self) -> str:
+        """A word on how the search goes."""
+
+
+State = TypeVar("State", bound=Going)
+
+
+def through(
+    kind: type[State],
+    first: Callable[[], State],
+    step: Callable[[State, int], State],
+    steps: int,
+    title: str,
+    kept: Kept,
+    over: Callable[[State], bool] = lambda state: False,
+) -> State:
+    """The state after so many steps; a search that was killed goes on after its last whole one."""
+    done, state = kept.read(kind) or (0, first())
+    with Bar(title, steps, done) as bar:
+        while done < steps and not over(state):
+            state = step(state, done)
+            done += 1
+            kept.write(done, state)
+            bar.step(done, note=state.note)
+    return state
 
 
 def asked(text: str) -> tuple[Message, ...]:

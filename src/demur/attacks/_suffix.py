@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import torch
 
 from demur import chat
-from demur.attacks import _slots
+from demur.attacks import _search, _slots
 from demur.attacks._slots import Ids, Slot
+from demur.attempts import NOWHERE, Kept
 from demur.generate import Target
-from demur.progress import Bar
 
 DRAWS = 8  # for every candidate, before a step makes do with fewer
 
@@ -34,32 +34,52 @@ class Budget(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The best suffix, the lowest loss so far (nats a token) after each step, the rows asked."""
+    """Where a search stands: the suffix it goes on with, and the best of all steps.
 
-    suffix: Ids
+    ``losses`` are the lowest so far (nats a token), at first and after each step; ``queries`` the
+    rows asked.
+    """
+
+    now: Ids
+    best: Ids
     losses: tuple[float, ...]
     queries: int
 
+    @property
+    def note(self) -> str:
+        return f"loss {self.losses[0]:.2f} → {self.losses[-1]:.2f}"
+
 
 def search(
-    target: Target, slots: Sequence[Slot], first: Ids, budget: Budget, random: Random, title: str
+    target: Target,
+    slots: Sequence[Slot],
+    first: Ids,
+    budget: Budget,
+    luck: Callable[[int], Random],
+    title: str,
+    kept: Kept = NOWHERE,
 ) -> Found:
     """Algorithm 1 of arXiv 2307.15043: the best candidate of a step is next, better or not.
 
     What is handed back is the best of all steps.
     """
-    now = best = first
-    losses, queries = _losses(target, slots, [first], budget), len(slots)
-    with Bar(title, budget.steps) as bar:
-        for _ in range(budget.steps):
-            tried = _candidates(target, slots, now, budget, random)
-            scored = _losses(target, slots, tried, budget)
-            queries += len(slots) * (1 + len(tried))
-            lowest, now = min(zip(scored, tried, strict=True), default=(losses[-1], now))
-            best = now if lowest < losses[-1] else best
-            losses.append(min(lowest, losses[-1]))
-            bar.advance(note=f"loss {losses[0]:.2f} → {losses[-1]:.2f}")
-    return Found(best, tuple(losses), queries)
+
+    def begun() -> Found:
+        return Found(first, first, tuple(_losses(target, slots, [first], budget)), len(slots))
+
+    def step(found: Found, number: int) -> Found:
+        tried = _candidates(target, slots, found.now, budget, luck(number))
+        scored = _losses(target, slots, tried, budget)
+        so_far = found.losses[-1]
+        lowest, now = min(zip(scored, tried, strict=True), default=(so_far, found.now))
+        return Found(
+            now,
+            now if lowest < so_far else found.best,
+            (*found.losses, min(lowest, so_far)),
+            found.queries + len(slots) * (1 + len(tried)),
+        )
+
+    return _search.through(Found, begun, step, budget.steps, title, kept)
 
 
 def _losses(

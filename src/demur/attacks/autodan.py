@@ -1,21 +1,28 @@
 """`autodan`: jailbreak texts that breed, the likelier an affirmative answer the more.
 
-AutoDAN's genetic algorithm (Liu et al., arXiv 2310.04451, algorithm 1): softmax selection with an
-elite, crossover of sentences, mutation. Here synonyms mutate, where the paper asks a language
-model to rephrase, and its momentum word scores are left out. Needs the model's weights.
+AutoDAN's hierarchical genetic algorithm (AutoDAN-HGA, Liu et al., arXiv 2310.04451). Between two
+generations that are bred by softmax selection and crossover of sentences, words are replaced by
+those that a momentum of the texts' fitness scores higher. A language model rephrases sentences for
+mutation, as the paper has it, or synonyms do offline. Needs the model's weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from demur.attacks import _genes, _search, _templates
+from demur import models
+from demur.attacks import _genes, _mutations, _search, _templates, _writers
 from demur.attacks._files import shipped
 from demur.attacks._genes import Text
+from demur.attacks._mutations import Mutation
+from demur.attacks._writers import Loaded, Served
+from demur.attempts import NOWHERE, Kept
+from demur.errors import UserError
 from demur.records import Attempt, Behavior
 
 WEIGHTS = True  # it reads likelihoods, which a served model does not give
@@ -31,13 +38,34 @@ class Settings(_search.Wanted):
     generations: int = Field(10, gt=0, description="of texts (paper: 100)")
     population: int = Field(32, gt=1, description="texts in a generation (paper: 256)")
     elite: float = Field(0.1, gt=0, lt=1, description="share kept as it is (paper: 0.05)")
-    crossover: float = Field(0.5, ge=0, le=1, description="probability that two texts cross")
-    points: int = Field(5, gt=0, description="places where they do")
-    mutation: float = Field(0.05, ge=0, le=1, description="probability that a word is replaced")
+    lexical: int = Field(
+        5,
+        ge=0,
+        description="generations that replace words by their scores before each that crosses texts "
+        "(paper: 5); 0: none, the paper's AutoDAN-GA",
+    )
+    words: int = Field(30, gt=0, description="best scored words that replace their synonyms")
+    crossover: float = Field(
+        0.5, ge=0, le=1, description="probability that two texts cross, or a word is replaced"
+    )
+    points: int = Field(5, gt=0, description="places where two texts cross")
+    mutation: float = Field(
+        0.05, ge=0, le=1, description="probability that a word mutates, or a sentence is rephrased"
+    )
+    endpoint: Served | None = Field(
+        None, description="a served model that rephrases, as for `pair`; null: words mutate"
+    )
+    local: Loaded | None = Field(
+        None, description="one that is loaded beside the model, as for `pair`"
+    )
     batch: int = Field(8, gt=0, description="texts the model reads together")
 
     @model_validator(mode="after")
-    def _readable_templates(self) -> Self:
+    def _usable(self) -> Self:
+        if self.endpoint and self.local:
+            raise UserError("autodan: endpoint and local are two models that rephrase: name one")
+        if self.local:
+            models.check(self.local.model)
         seeds(self)
         return self
 
@@ -47,13 +75,18 @@ def searches(behaviors: Sequence[Behavior], settings: Settings) -> list[list[Beh
     return [[behavior] for behavior in _search.drawn(behaviors, settings)]
 
 
-def attack(behaviors: Sequence[Behavior], target: Any, settings: Settings) -> Iterator[Attempt]:
+def attack(
+    behaviors: Sequence[Behavior], target: Any, settings: Settings, kept: Kept = NOWHERE
+) -> Iterator[Attempt]:
     """One attempt a behavior with the best of the first texts, and one with the text bred.
 
-    The variant is ``seed`` and ``search``; ``detail`` has the lowest loss after every generation.
+    The variant is ``seed`` and ``search``; ``detail`` has the lowest loss after every generation,
+    and of how many sentences a rephrasing model was asked and could be read.
+    Raises UserError if that model cannot be asked.
     """
     groups = searches(behaviors, settings)
-    yield from _search.together(a for [each] in groups for a in _of_one(each, target, settings))
+    found = (_of_one(each, target, settings, kept) for [each] in groups)
+    yield from _search.together(chain.from_iterable(found))
 
 
 def seeds(settings: Settings) -> list[Text]:
@@ -62,23 +95,41 @@ def seeds(settings: Settings) -> list[Text]:
     return [_genes.text(template) for template in _templates.load(where, settings.append)]
 
 
-def _of_one(behavior: Behavior, target: Any, settings: Settings) -> Iterator[Attempt]:
+def _of_one(behavior: Behavior, target: Any, settings: Settings, kept: Kept) -> Iterator[Attempt]:
     from demur.attacks import _breeding
 
-    random = _search.luck(settings, [behavior])
-    ask = _breeding.Asking(target, behavior, _wanted(behavior, settings), settings.batch)
-    first, best = _breeding.search(ask, seeds(settings), settings, random)
-    ends = {"seed": first} if settings.baseline else {}
-    for variant, end in (ends | {"search": best}).items():
-        yield Attempt(
-            behavior=behavior.id,
-            attack="autodan",
-            variant=variant,
-            messages=_search.asked(end.text.fill(behavior.prompt)),
-            queries=end.queries,
-            detail={"losses": [round(loss, 4) for loss in end.losses]},
-        )
+    first, luck = seeds(settings), _search.luck(settings, [behavior])
+    wanted = _search.wanted(behavior, _search.given(settings))
+    ask = _breeding.Asking(target, behavior, wanted, settings.batch)
+    end = _breeding.search(ask, first, _mutation(settings), settings, luck, kept)
+    if settings.baseline:
+        detail = _losses(end.lowest[:1])
+        yield _attempt(behavior, "seed", end.seed, len(dict.fromkeys(first)), detail)
+    asked, understood = end.rephrased
+    detail = _losses(end.lowest)
+    if settings.endpoint or settings.local:
+        detail["rephrased"] = {"asked": asked, "understood": understood}
+    yield _attempt(behavior, "search", end.ranked[0][0], end.queries, detail)
 
 
-def _wanted(behavior: Behavior, settings: Settings) -> str:
-    return _search.wanted(behavior, _search.given(settings))
+def _attempt(
+    behavior: Behavior, variant: str, text: Text, queries: int, detail: dict[str, Any]
+) -> Attempt:
+    return Attempt(
+        behavior=behavior.id,
+        attack="autodan",
+        variant=variant,
+        messages=_search.asked(text.fill(behavior.prompt)),
+        queries=queries,
+        detail=detail,
+    )
+
+
+def _losses(found: Iterable[float]) -> dict[str, Any]:
+    return {"losses": [round(loss, 4) for loss in found]}
+
+
+def _mutation(settings: Settings) -> Mutation:
+    return _mutations.mutation(
+        settings.mutation, _writers.writer(settings.endpoint, settings.local)
+    )

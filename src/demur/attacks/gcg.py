@@ -8,11 +8,13 @@ once instead of one more at a time). Needs the model's weights.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from demur.attacks import _search
+from demur.attempts import NOWHERE, Kept
 from demur.errors import UserError
 from demur.records import Attempt, Behavior
 
@@ -41,27 +43,33 @@ def searches(behaviors: Sequence[Behavior], settings: Settings) -> list[list[Beh
     return [chosen] if settings.universal and chosen else [[each] for each in chosen]
 
 
-def attack(behaviors: Sequence[Behavior], target: Any, settings: Settings) -> Iterator[Attempt]:
+def attack(
+    behaviors: Sequence[Behavior], target: Any, settings: Settings, kept: Kept = NOWHERE
+) -> Iterator[Attempt]:
     """One attempt a behavior with the first suffix, and one with the suffix found.
 
     The variant is ``seed``, and ``search`` or ``universal``. ``detail`` has the lowest loss
     (nats a token) after every step. Raises UserError where template or tokenizer keep no suffix.
     """
     groups = searches(behaviors, settings)
-    yield from _search.together(a for group in groups for a in _of_group(group, target, settings))
+    found = (_of_group(group, target, settings, kept) for group in groups)
+    yield from _search.together(chain.from_iterable(found))
 
 
-def _of_group(group: Sequence[Behavior], target: Any, settings: Settings) -> Iterator[Attempt]:
+def _of_group(
+    group: Sequence[Behavior], target: Any, settings: Settings, kept: Kept
+) -> Iterator[Attempt]:
     from demur.attacks import _slots, _suffix
 
     slots, first = _opened(group, target, settings)
-    random = _search.luck(settings, group)
-    found = _suffix.search(target, slots, first, settings, random, f"gcg: {group[0].prompt:.23}")
-    ends = {"seed": _suffix.Found(first, found.losses[:1], 0)} if settings.baseline else {}
+    luck, title = _search.luck(settings, group), f"gcg: {group[0].prompt:.23}"
+    found = _suffix.search(target, slots, first, settings, luck, title, kept)
+    seed = _suffix.Found(first, first, found.losses[:1], 0)
+    ends = {"seed": seed} if settings.baseline else {}
     ends["universal" if settings.universal else "search"] = found
     for variant, end in ends.items():
         for behavior, slot in zip(group, slots, strict=True):
-            text = behavior.prompt.rstrip() + _slots.text(target, slot, end.suffix)
+            text = behavior.prompt.rstrip() + _slots.text(target, slot, end.best)
             yield Attempt(
                 behavior=behavior.id,
                 attack="gcg",

@@ -14,10 +14,12 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from demur import models
-from demur.attacks import _conversation, _search, _templates
-from demur.attacks._attackers import Attacker, ByEndpoint, ByModel, Loaded, Script, Served
+from demur.attacks import _conversation, _search, _templates, _writers
+from demur.attacks._attackers import Asked, Attacker, Script
 from demur.attacks._files import shipped
 from demur.attacks._templates import Template
+from demur.attacks._writers import Loaded, Served
+from demur.attempts import NOWHERE, Kept
 from demur.errors import UserError
 from demur.records import Attempt, Behavior
 
@@ -56,14 +58,16 @@ def searches(behaviors: Sequence[Behavior], settings: Settings) -> list[list[Beh
     return [[behavior] for behavior in _search.drawn(behaviors, settings)]
 
 
-def attack(behaviors: Sequence[Behavior], target: Any, settings: Settings) -> Iterator[Attempt]:
+def attack(
+    behaviors: Sequence[Behavior], target: Any, settings: Settings, kept: Kept = NOWHERE
+) -> Iterator[Attempt]:
     """One attempt a behavior: the first prompt that the judge calls a success, else the best.
 
     The variant of a script's is ``scripted``. Where no proposal could be read the request is asked
     as it is, so that every behavior counts. Raises UserError if an attacker cannot be asked.
     """
     for [behavior] in searches(behaviors, settings):
-        yield _of_one(behavior, target, settings)
+        yield _of_one(behavior, target, settings, kept)
 
 
 def rewritings(settings: Settings) -> list[Template]:
@@ -71,11 +75,10 @@ def rewritings(settings: Settings) -> list[Template]:
     return _templates.load(settings.script or shipped("pair.jsonl"))
 
 
-def _of_one(behavior: Behavior, target: Any, settings: Settings) -> Attempt:
-    random = _search.luck(settings, [behavior])
-    attacker = _attacker(behavior, settings)
-    tried = _conversation.search(behavior, target, attacker, settings, random)
-    best = max(tried, key=lambda one: one.score or 0, default=None)
+def _of_one(behavior: Behavior, target: Any, settings: Settings, kept: Kept) -> Attempt:
+    luck, attacker = _search.luck(settings, [behavior]), _attacker(behavior, settings)
+    found = _conversation.search(behavior, target, attacker, settings, luck, kept)
+    best, tried = found.best, found.tried
     scripted = settings.endpoint is None and settings.local is None
     return Attempt(
         behavior=behavior.id,
@@ -93,8 +96,6 @@ def _of_one(behavior: Behavior, target: Any, settings: Settings) -> Attempt:
 
 
 def _attacker(behavior: Behavior, settings: Settings) -> Attacker:
-    if settings.endpoint:
-        return ByEndpoint(settings.endpoint)
-    if settings.local:
-        return ByModel(settings.local)
+    if writer := _writers.writer(settings.endpoint, settings.local):
+        return Asked(writer)
     return Script(rewritings(settings), behavior.prompt, settings.streams)
