@@ -278,6 +278,25 @@ def test_a_certain_target_stays_finite(term):
     torch.testing.assert_close(gradients(found.loss, [hidden]), gradients(plain, [hidden]))
 
 
+@pytest.mark.parametrize("term", TERMS)
+def test_a_nearly_certain_target_keeps_its_digits(term):
+    """1 - P(y) is 1e-7 here: taken from 1 in float32 it would be off by a third."""
+    random = torch.Generator().manual_seed(0)
+    z = torch.randn(6, 30, generator=random)
+    y, z[:, 5] = torch.full((6,), 5), 19 + torch.arange(6) / 3
+    rows, nothing = torch.randn(30, 8, generator=random), torch.full_like(y, IGNORE)
+
+    def told(dtype):
+        hidden, support = z.to(dtype).requires_grad_(), losses.support(rows.to(dtype), [1, 2], None)
+        how = {"term": term, "kept": fused.Kept(), **OFF}
+        found = fused.loss(hidden, torch.eye(30, dtype=dtype), nothing, y, support, **how)
+        numbers = (found.loss, *gradients(found.loss, [hidden]), *found.watched.values())
+        return [number.double() for number in numbers]
+
+    for low, high in zip(told(torch.float32), told(torch.float64), strict=True):
+        torch.testing.assert_close(low, high, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("term", ["emd", "emd-bound"])
 def test_all_mass_outside_the_support_stays_finite(term):
     """P is 0 in float32 on the whole support, P_S is not."""

@@ -512,6 +512,18 @@ def test_unlikelihood_keeps_its_digits_where_the_target_is_unlikely():
     torch.testing.assert_close(gradient(value, z)[:, 0], expected, atol=0, rtol=1e-6)
 
 
+def test_unlikelihood_keeps_its_digits_where_the_target_is_nearly_certain():
+    """1 - P(y) is 2e-7, three of float32's spacings below 1: taken from 1 it is off by a tenth."""
+    z = torch.randn(4, 30, generator=torch.Generator().manual_seed(0))
+    z[:, 5], y = 19 + torch.arange(4) / 2, torch.full((4,), 5)
+
+    def told(z):
+        value = losses.unlikelihood(z.requires_grad_(), y)
+        return value.double(), gradient(value, z).double()
+
+    torch.testing.assert_close(told(z.clone()), told(z.double()), atol=0, rtol=1e-4)
+
+
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("term", PER_POSITION)
 def test_half_precision_is_computed_in_float32(term, half, y):

@@ -117,10 +117,16 @@ class _Mass:
         self.share = (others - support).exp()  # 1 - P_S(y)
 
     def entropy(self, energy: Tensor) -> Tensor:
-        """log Σ e^z - Σ P z, where the others' Σ q z is ``energy``."""
+        """Σ P (log Σ e^z - z), where the others' Σ q z is ``energy``."""
         p_y, p_others = (self.y - self.full).exp(), (self.others - self.full).exp()
-        p_x = (self.at_x - self.full[:, None]).exp()
-        return self.full - p_y * self.at_y - p_others * energy - (p_x * self.at_x).sum(1)
+        apart = self.full[:, None] - self.at_x
+        at_x = ((-apart).exp() * apart).sum(1)
+        return p_others * (self.full - energy) + at_x - p_y * self.log_p_y
+
+    @property
+    def log_p_y(self) -> Tensor:
+        """log P(y), for a y in the support."""
+        return F.logsigmoid(self.at_y - self.rest)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -177,7 +183,7 @@ def _term(
         case "gradient-ascent":  # log P(y); dz = δ_y - P
             push = _probability(-weight, mass, mass.full)
             rest = (mass.rest - mass.full).exp()  # 1 - P(y)
-            return mass.at_y - mass.full, replace(push, y=weight * rest)
+            return mass.log_p_y, replace(push, y=weight * rest)
         case _:
             return pull.value, _embedding(weight * pull.slope, pull, mass)
 
