@@ -223,7 +223,8 @@ def test_hidden_states_and_logits_give_the_same_weighted_loss(batch, hidden, wei
     found = []
     for module in (linear, Wrapped(linear)):
         head = models.Head(module, scale=0.7, softcap=9.0)
-        assert head.plain == (module is linear)
+        why = f"the output layer is no torch.nn.Linear but {__name__}.Wrapped"
+        assert head.obstacle == (None if module is linear else why)
         loss, counts = objective.weighted(hidden, batch, head, settings, support, (0.5, 0.2, 3.0))
         gradients = torch.autograd.grad(loss, [hidden, linear.weight, linear.bias])
         found.append(([loss, *gradients], {k: float(v) for k, v in counts.items()}))

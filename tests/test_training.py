@@ -548,6 +548,25 @@ def test_what_is_cut_is_said(load, tokenizer, tmp_path, capsys):
     )
 
 
+@pytest.mark.parametrize(
+    ("recipe", "settings", "why"),
+    [
+        ("ta_sft", {}, None),
+        ("ta_sft", {"lora": {"target_modules": ["q_proj"]}}, None),
+        ("ta_sft", {"lora": {"target_modules": ["lm_head"]}}, "the output layer has an adapter on"),
+        ("npo", {}, "npo compares whole answers"),
+    ],
+)
+def test_losses_that_are_taken_from_logits_are_said_to_be(
+    recipe, settings, why, load, tokenizer, tmp_path, capsys
+):
+    model = load(tie_word_embeddings=False)
+    fit(model, tokenizer, tmp_path, recipe, ORDINARY + PAIRS, **settings)
+    said = " ".join(capsys.readouterr().err.split())
+    assert ("the losses are taken from logits" in said) == bool(why)
+    assert said.count(f"positions × vocabulary of them: {why}") == bool(why)
+
+
 def test_the_model_is_saved_with_its_tokenizer(load, tokenizer, tmp_path):
     fit(load(), tokenizer, tmp_path, "sft", ORDINARY, batch_size=4)
     found = AutoTokenizer.from_pretrained(tmp_path)

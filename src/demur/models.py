@@ -294,16 +294,21 @@ class Head:
         return self.softcap * torch.tanh(z / self.softcap) if self.softcap else z
 
     @property
-    def plain(self) -> bool:
-        """Whether the matrix is all there is: no adapter on it, neither sharded nor quantised.
+    def obstacle(self) -> str | None:
+        """Why the matrix is not all there is, if so: an adapter on it, shards, quantised weights.
 
         A matrix that FSDP or ZeRO-3 has split is whole inside the layer's forward, and there only.
         """
         import torch
 
-        if type(self.module).forward is not torch.nn.Linear.forward:
-            return False
-        return type(self.module.weight.data) is torch.Tensor
+        kind = type(self.module)
+        if hasattr(self.module, "base_layer"):  # PEFT's name for what it has wrapped
+            return "the output layer has an adapter on it"
+        if kind.forward is not torch.nn.Linear.forward:
+            return f"the output layer is no torch.nn.Linear but {kind.__module__}.{kind.__name__}"
+        if type(self.module.weight.data) is not torch.Tensor:
+            return f"the output layer's weights are a {type(self.module.weight.data).__name__}"
+        return None
 
 
 def head(model: Any) -> Head:

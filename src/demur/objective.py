@@ -165,15 +165,16 @@ def weighted(
     Taken from the hidden states without positions × vocabulary, wherever the head is a matrix and
     nothing else; otherwise, and for `npo`, from logits. ``kept`` is what the steps share.
     """
-    if _fuses(head, objective) and bool(_told(batch).any()):
+    if not obstacle(head, objective) and bool(_told(batch).any()):
         return _fused(hidden, batch, head, objective, support, factors, kept)
     found = sums(hidden, batch, head, objective, support)
     terms = zip(factors, (found.learn, found.transition, found.avoid), strict=True)
     return sum((factor * term for factor, term in terms), hidden[:0].sum()), found.counts
 
 
-def _fuses(head: Head, objective: Objective) -> bool:
-    return head.plain and objective.term != "npo"
+def obstacle(head: Head, objective: Objective) -> str | None:
+    """Why the losses take positions × vocabulary, if so."""
+    return "npo compares whole answers" if objective.term == "npo" else head.obstacle
 
 
 def kept(
@@ -183,7 +184,7 @@ def kept(
 
     With it comes a table of cosines, unless no step would read it: the bound needs others.
     """
-    if not _fuses(head, objective):
+    if obstacle(head, objective):
         return None
     from demur import fused
 

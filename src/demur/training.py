@@ -154,13 +154,15 @@ def _row_trainer(
     support = support and support.to(arguments.device)  # a model to be split is not there yet
     npo = target.term == "npo"
     reference = _reference(model, data.rows, pad, arguments.bf16) if npo else None
-    avoided = (token for row in data.rows for token in row.avoid)
+    avoided, head = (token for row in data.rows for token in row.avoid), models.head(model)
+    if why := objective.obstacle(head, target):
+        progress.say(f"the losses are taken from logits, positions × vocabulary of them: {why}")
     return RowTrainer(
         model,
         arguments,
         target,
         support,
-        objective.kept(avoided, models.head(model), target, support),
+        objective.kept(avoided, head, target, support),
         attention,
         data_collator=lambda rows: _collate(rows, lay, reference),
         train_dataset=data,
