@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure import Case, alone, figure, peak_memory, times
-from demur import fused, losses
+from demur import fused, fused_table, fused_walk, losses
 from demur.chat import IGNORE
 
 POSITIONS, VOCABULARY, WIDTH = 2048, 32_768, 512
@@ -35,7 +35,7 @@ class Head:
         self.weight = torch.nn.Parameter(torch.randn(vocabulary, width) / 20, requires_grad=False)
         self.support = losses.support(self.weight, range(20), None)
         self.nothing = torch.full((positions,), IGNORE)
-        self.kept = fused.Kept()  # as a training has it
+        self.kept = fused_walk.Kept()  # as a training has it
 
     def targets(self, distinct: float) -> Tensor:
         """[N] tokens of the support, ``distinct`` · N of them different."""
@@ -101,7 +101,7 @@ def figures() -> list[dict[str, Any]]:
 def _speed() -> list[dict[str, Any]]:
     head = Head(POSITIONS, VOCABULARY, WIDTH)
     some, many = head.targets(0.3), head.targets(0.5)
-    table = fused.Kept(fused.table(head.support, some), head.kept.rooms)
+    table = fused_walk.Kept(fused_table.table(head.support, some), head.kept.rooms)
     taken = times(
         {
             "learn": partial(head.learn, some, chunk=CHUNK),

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Case, figure, times
-from demur import chat, config, materials, models, objective, packing, training
+from demur import chat, config, materials, models, objective, packing, terms, training
 from demur.batches import alike, even
 from demur.chat import Row
 
@@ -102,7 +102,7 @@ def _step(model: Any, batch: dict[str, torch.Tensor], bf16: bool) -> None:
             decoder = models.bare(model).get_decoder()
             hidden = decoder(**packing.inputs(there), use_cache=False).last_hidden_state
             target, head = objective.Objective(), models.head(model)
-            loss, _ = objective.weighted(hidden, there, head, target, None, (1.0, 1.0, 0.0))
+            loss, _ = terms.weighted(hidden, there, head, target, None, (1.0, 1.0, 0.0))
         loss.backward()
     model.zero_grad()
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from demur import fused, fused_rows, losses, objective, projection
+from demur import fused, fused_passes, fused_table, fused_walk, losses, objective, projection, terms
 from demur.chat import IGNORE
 from demur.errors import UserError
 
@@ -79,7 +79,7 @@ def assert_same(problem, leaves, how, **more):
     torch.testing.assert_close(found.loss, expected)
     torch.testing.assert_close(found.learn.sum(), learn)
     torch.testing.assert_close(found.avoid, seen.term.sum())
-    for name in objective.WATCHED:
+    for name in losses.WATCHED:
         total = getattr(seen, name).to(expected.dtype).sum()
         torch.testing.assert_close(found.watched[name], total)
     torch.testing.assert_close(gradients(found.loss, leaves), gradients(expected, leaves))
@@ -108,7 +108,7 @@ def test_chunks_of_any_size_agree(term, chunk):
 
 @pytest.mark.parametrize("softcap", [None, 1.5])
 def test_blocks_of_any_size_agree(softcap, monkeypatch):
-    monkeypatch.setitem(fused_rows.BLOCK, "cpu", 1)  # one row at a time
+    monkeypatch.setitem(fused_passes.BLOCK, "cpu", 1)  # one row at a time
     problem = Problem()
     assert_same(problem, problem.leaves(), {"term": "emd", "softcap": softcap})
 
@@ -177,7 +177,7 @@ def test_a_padded_batch_costs_what_the_objective_says():
     batch["labels"][0], batch["avoid"][1:, 3:] = IGNORE, IGNORE
     batch["row"] = torch.arange(rows)[:, None].repeat(1, width)
     batch["transition"] = torch.tensor([False, True, False])
-    plain = objective.sums(hidden, batch, lambda h: h @ problem.weight.T, target, problem.support)
+    plain = terms.sums(hidden, batch, lambda h: h @ problem.weight.T, target, problem.support)
     labels, avoid = batch["labels"][:, 1:], batch["avoid"][:, 1:]
     told = (labels != IGNORE) | (avoid != IGNORE)
     moved = batch["transition"][:, None].expand_as(told)[told]
@@ -197,7 +197,7 @@ def test_a_padded_batch_costs_what_the_objective_says():
     torch.testing.assert_close(found.avoid, plain.avoid)
     loss = 0.5 * plain.learn + 0.2 * plain.transition + 3 * plain.avoid
     torch.testing.assert_close(found.loss, loss, rtol=1e-7, atol=0)
-    for name in objective.WATCHED:
+    for name in losses.WATCHED:
         assert found.watched[name].item() == pytest.approx(plain.counts[name].item())
 
 
@@ -288,7 +288,7 @@ def test_a_nearly_certain_target_keeps_its_digits(term):
 
     def told(dtype):
         hidden, support = z.to(dtype).requires_grad_(), losses.support(rows.to(dtype), [1, 2], None)
-        how = {"term": term, "kept": fused.Kept(), **OFF}
+        how = {"term": term, "kept": fused_walk.Kept(), **OFF}
         found = fused.loss(hidden, torch.eye(30, dtype=dtype), nothing, y, support, **how)
         numbers = (found.loss, *gradients(found.loss, [hidden]), *found.watched.values())
         return [number.double() for number in numbers]
@@ -339,22 +339,22 @@ def test_half_weights_do_not_underflow():
 @pytest.mark.parametrize("term", ["emd", "unlikelihood", "gradient-ascent"])
 def test_a_table_changes_nothing(term):
     problem = Problem()
-    table = fused.table(problem.support, problem.avoid, torch.float64)
+    table = fused_table.table(problem.support, problem.avoid, torch.float64)
     assert len(table.rows) < (problem.avoid != IGNORE).sum(), "one row a distinct token"
-    assert_same(problem, problem.leaves(), {"term": term}, kept=fused.Kept(table), chunk=4)
+    assert_same(problem, problem.leaves(), {"term": term}, kept=fused_walk.Kept(table), chunk=4)
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.int8, 1 / 254), (torch.bfloat16, 2**-9)])
 def test_a_small_table_errs_by_its_rounding(dtype, error):
     problem = Problem()
-    table = fused.table(problem.support, range(23), dtype)
+    table = fused_table.table(problem.support, range(23), dtype)
     unit = problem.support.embedding * problem.support.inverse_norm[:, None]
     assert table.rows.dtype == dtype
     assert (table.rows.double() * table.unit - unit @ unit.T).abs().max() <= error * 1.0001
     leaves = problem.leaves()
     exact, rough = (
         problem.fused(*leaves, **OFF),
-        problem.fused(*leaves, **OFF, kept=fused.Kept(table)),
+        problem.fused(*leaves, **OFF, kept=fused_walk.Kept(table)),
     )
     assert 0 < abs(exact.avoid - rough.avoid) / (problem.avoid != IGNORE).sum() < error
 
@@ -364,16 +364,17 @@ def test_a_small_table_errs_by_its_rounding(dtype, error):
 def test_targets_missing_in_the_table_are_computed(known, chunk):
     problem = Problem()
     some = sorted({*problem.avoid.tolist()} - {IGNORE})
-    table = fused.table(problem.support, some[:known], torch.float64)
+    table = fused_table.table(problem.support, some[:known], torch.float64)
     assert len(some) > known
-    assert_same(problem, problem.leaves(), {}, kept=fused.Kept(table), chunk=chunk)
+    assert_same(problem, problem.leaves(), {}, kept=fused_walk.Kept(table), chunk=chunk)
 
 
 def test_a_table_takes_no_more_than_the_embedding_and_the_most_frequent_first():
     weight = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
     support = losses.support(weight, [0], None)
     tokens = [t for t in range(1, 21) for _ in range(t)]
-    table = fused.affordable(support, [IGNORE, *tokens, *[0] * 99])  # 0 is outside the support
+    outside = [IGNORE, *[0] * 99]
+    table = fused_table.affordable(support, outside + tokens)
     held = (table.row_of >= 0).nonzero()[:, 0].tolist()
     assert held == [15, 16, 17, 18, 19, 20]
     assert table.rows.numel() * table.rows.element_size() <= weight.numel() * 2
@@ -381,8 +382,8 @@ def test_a_table_takes_no_more_than_the_embedding_and_the_most_frequent_first():
 
 def test_there_is_no_table_of_nothing_nor_in_double_precision():
     problem = Problem()
-    assert fused.affordable(problem.support, [3, 3, 5]) is None
-    assert fused.affordable(Problem(torch.float32).support, [IGNORE]) is None
+    assert fused_table.affordable(problem.support, [3, 3, 5]) is None
+    assert fused_table.affordable(Problem(torch.float32).support, [IGNORE]) is None
 
 
 # -- from step to step ---------------------------------------------------------------------------
@@ -390,7 +391,7 @@ def test_there_is_no_table_of_nothing_nor_in_double_precision():
 
 def test_steps_share_memory_and_nothing_else():
     """Larger, smaller, of another type, and with another term: each as if it were alone."""
-    kept = fused.Kept()
+    kept = fused_walk.Kept()
     for size, dtype, term in [
         (17, torch.float64, "emd"),
         (60, torch.float64, "emd-bound"),
@@ -403,7 +404,7 @@ def test_steps_share_memory_and_nothing_else():
 
 
 def test_a_second_step_writes_where_the_first_did():
-    problem, kept = Problem(), fused.Kept()
+    problem, kept = Problem(), fused_walk.Kept()
     head = projection.Head(problem.weight, None, 1.0, None)
     problem.fused(*problem.leaves(), kept=kept)
     where = [kept.rooms.take(name, 1, head).data_ptr() for name in ("logits", "directions")]

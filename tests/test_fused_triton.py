@@ -14,7 +14,7 @@ import sys
 import pytest
 import torch
 
-from demur import fused, fused_rows, losses
+from demur import fused, fused_passes, fused_table, fused_walk, losses
 from demur.chat import IGNORE
 from test_fused import HEADS, HELD, OFF, TERMS, Problem, gradients
 
@@ -49,7 +49,7 @@ def used(monkeypatch):
             return inner(*given)
 
         monkeypatch.setattr(fused_triton, name, counted)
-    monkeypatch.setattr(fused_rows, "_kernel", lambda z: fused_triton)
+    monkeypatch.setattr(fused_passes, "_kernel", lambda z: fused_triton)
     return calls
 
 
@@ -76,7 +76,7 @@ def test_the_numbers_are_those_of_the_plain_losses(used, term, head, held):
     close = {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(found.loss, loss, **close)
     torch.testing.assert_close(found.learn.sum(), learn, **close)
-    for name in fused_rows.WATCHED:
+    for name in losses.WATCHED:
         expected = getattr(seen, name).float().sum()
         torch.testing.assert_close(found.watched[name], expected, **close)
     pairs = gradients(found.loss, leaves), gradients(loss, leaves)
@@ -88,11 +88,11 @@ def test_the_numbers_are_those_of_the_plain_losses(used, term, head, held):
 @pytest.mark.parametrize("dtype", [torch.int8, torch.bfloat16, torch.float32])
 def test_a_table_is_read_as_it_lies(used, dtype, monkeypatch):
     problem = moved(Problem(torch.float32))
-    kept = fused.Kept(fused.table(problem.support, problem.avoid, dtype))
+    kept = fused_walk.Kept(fused_table.table(problem.support, problem.avoid, dtype))
     leaves = problem.leaves()
     found = problem.fused(*leaves, **OFF, kept=kept)
     slopes = gradients(found.loss, leaves)
-    monkeypatch.setattr(fused_rows, "_kernel", lambda z: None)
+    monkeypatch.setattr(fused_passes, "_kernel", lambda z: None)
     plain = problem.fused(*leaves, **OFF, kept=kept)
     torch.testing.assert_close(found.loss, plain.loss)
     torch.testing.assert_close(slopes, gradients(plain.loss, leaves), rtol=1e-4, atol=1e-6)
@@ -130,7 +130,7 @@ def test_a_certain_target_and_no_position_at_all_stay_finite(used, term):
 @pytest.mark.parametrize("term", TERMS)
 def test_the_kernels_want_no_block_of_rows(used, term, monkeypatch):
     problem = moved(Problem(torch.float32))
-    monkeypatch.setattr(fused_rows, "_block", None)
+    monkeypatch.setattr(fused_passes, "_block", None)
     problem.fused(*problem.leaves(), term=term)
     assert used
 
@@ -139,8 +139,8 @@ def test_the_kernels_want_no_block_of_rows(used, term, monkeypatch):
 @pytest.mark.skipif(DEVICE == "cpu", reason="no GPU here")
 def test_a_gpu_takes_the_kernels_by_itself():
     z = torch.zeros(1, 2, device=DEVICE)
-    assert fused_rows._kernel(z) is not None
-    assert fused_rows._kernel(z.double()) is None
+    assert fused_passes._kernel(z) is not None
+    assert fused_passes._kernel(z.double()) is None
 
 
 @kernels
@@ -153,6 +153,6 @@ def test_where_no_kernel_can_be_built_there_is_another_way(monkeypatch):
         raise RuntimeError("Failed to find C compiler")
 
     monkeypatch.setattr(fused_triton, "soften", broken)
-    fused_rows._triton.cache_clear()
-    assert fused_rows._triton(torch.device(DEVICE)) is None
-    fused_rows._triton.cache_clear()
+    fused_passes._triton.cache_clear()
+    assert fused_passes._triton(torch.device(DEVICE)) is None
+    fused_passes._triton.cache_clear()

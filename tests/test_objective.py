@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from demur import chat, config, losses, models, objective, pages
+from demur import chat, config, losses, models, objective, pages, terms
 from demur.chat import Row
 from demur.errors import UserError
 from demur.objective import Objective
@@ -65,7 +65,7 @@ AWAY, AWAY_TOKENS = [(1, 1), (1, 2), (2, 1), (2, 2)], torch.tensor([4, 5, 7, 8])
 def test_each_sum_is_the_oracles_over_its_own_positions(batch, hidden, weight, term):
     settings = Objective(term=term, gate=None, margin=None)
     support = losses.support(weight, {0}, None)
-    found = objective.sums(hidden, batch, head(weight), settings, support)
+    found = terms.sums(hidden, batch, head(weight), settings, support)
     learn = losses.learn(logits_before(hidden, weight, *LEARNT), torch.tensor([2, 3]))
     moved = losses.learn(logits_before(hidden, weight, *MOVED), torch.tensor([9, 9]))
     away = losses.avoid(
@@ -101,7 +101,7 @@ def test_gradients_reach_hidden_states_and_head_and_no_position_without_a_target
 ):
     settings = Objective(gate=None, margin=None)
     support = losses.support(weight, {0}, None)
-    found = objective.sums(hidden, batch, head(weight), settings, support)
+    found = terms.sums(hidden, batch, head(weight), settings, support)
     (found.learn + found.transition + found.avoid).backward()
     told = {(r, t - 1) for r, t in LEARNT + MOVED + AWAY}
     moved = {(r, t) for r in range(4) for t in range(4) if hidden.grad[r, t].any()}
@@ -119,7 +119,7 @@ def test_the_settings_reach_the_oracle(batch, hidden, weight):
     ):
         options = settings.model_dump(include={"term", "gate", "margin", "bound_scale"})
         expected = losses.avoid(logits, AWAY_TOKENS, support, **options)
-        found = objective.sums(hidden, batch, head(weight), settings, support)
+        found = terms.sums(hidden, batch, head(weight), settings, support)
         assert found.avoid.item() == pytest.approx(expected.term.sum().item())
         assert found.counts["open"].item() == expected.open.sum().item()
 
@@ -127,15 +127,15 @@ def test_the_settings_reach_the_oracle(batch, hidden, weight):
 def test_npo_is_one_term_a_sequence(batch, hidden, weight):
     settings = Objective(term="npo", beta=0.5)
     support = losses.support(weight, {0}, None)
-    policy = objective.avoided_logprob(hidden, batch, head(weight))
+    policy = terms.avoided_logprob(hidden, batch, head(weight))
     cost = losses.learn(logits_before(hidden, weight, *AWAY), AWAY_TOKENS).tolist()
     assert policy.tolist() == pytest.approx([0, -sum(cost[:2]), -sum(cost[2:]), 0])
     batch["reference"] = policy.detach()
-    at_start = objective.sums(hidden, batch, head(weight), settings, support)
+    at_start = terms.sums(hidden, batch, head(weight), settings, support)
     assert at_start.avoid.item() == pytest.approx(2 * 2 / 0.5 * math.log(2))
-    assert objective.count(batch, settings) == (2, 2, 2)
+    assert terms.count(batch, settings) == (2, 2, 2)
     batch["reference"] = policy.detach() - torch.tensor([0.0, 1.0, 2.0, 0.0])
-    later = objective.sums(hidden, batch, head(weight), settings, support)
+    later = terms.sums(hidden, batch, head(weight), settings, support)
     expected = sum(2 / 0.5 * math.log(1 + math.exp(0.5 * ratio)) for ratio in (1, 2))
     assert later.avoid.item() == pytest.approx(expected)
 
@@ -145,7 +145,7 @@ def test_a_pass_without_a_kind_costs_nothing_and_keeps_its_graph(hidden, weight,
     batch = chat.collate([ROWS[i] for i in kept], 0)
     length = batch["input_ids"].shape[1]
     support = losses.support(weight, {0}, None)
-    found = objective.sums(hidden[kept, :length], batch, head(weight), Objective(), support)
+    found = terms.sums(hidden[kept, :length], batch, head(weight), Objective(), support)
     for term in (found.learn, found.transition, found.avoid):
         term.backward(retain_graph=True)
     assert torch.isfinite(hidden.grad).all()
@@ -155,13 +155,13 @@ def test_a_pass_without_a_kind_costs_nothing_and_keeps_its_graph(hidden, weight,
 
 
 def test_without_a_support_nothing_is_avoided(batch, hidden, weight):
-    found = objective.sums(hidden, batch, head(weight), Objective(lambda_=0.0), None)
+    found = terms.sums(hidden, batch, head(weight), Objective(lambda_=0.0), None)
     assert not found.avoid
     assert "avoid_n" not in found.counts
 
 
 def test_counts_are_those_of_the_sums(batch):
-    assert objective.count(batch, Objective()) == (2, 2, 4)
+    assert terms.count(batch, Objective()) == (2, 2, 4)
 
 
 def test_each_mean_has_its_own_count():
@@ -176,10 +176,10 @@ def test_a_term_that_is_not_there_divides_by_nothing():
 
 
 def test_what_is_logged_is_the_mean_over_the_components_own_terms():
-    totals = dict.fromkeys(objective.SUMMED, 0.0)
+    totals = dict.fromkeys(terms.SUMMED, 0.0)
     totals |= {"learn": 6.0, "learn_n": 3.0, "avoid": -2.0, "avoid_n": 2.0}
     totals |= {"watched_n": 4.0, "emd": 1.0, "open": 3.0}
-    assert objective.watch(totals) == {
+    assert terms.watch(totals) == {
         "learn": 2.0,
         "avoid": -1.0,
         "emd": 0.25,
@@ -225,7 +225,7 @@ def test_hidden_states_and_logits_give_the_same_weighted_loss(batch, hidden, wei
         head = models.Head(module, scale=0.7, softcap=9.0)
         why = f"the output layer is no torch.nn.Linear but {__name__}.Wrapped"
         assert head.obstacle == (None if module is linear else why)
-        loss, counts = objective.weighted(hidden, batch, head, settings, support, (0.5, 0.2, 3.0))
+        loss, counts = terms.weighted(hidden, batch, head, settings, support, (0.5, 0.2, 3.0))
         gradients = torch.autograd.grad(loss, [hidden, linear.weight, linear.bias])
         found.append(([loss, *gradients], {k: float(v) for k, v in counts.items()}))
     (fused, told), (plain, logged) = found
@@ -238,6 +238,6 @@ def test_a_pass_that_is_told_nothing_costs_nothing_and_has_a_graph(hidden, weigh
     linear = torch.nn.Linear(WIDTH, VOCABULARY, bias=False, dtype=torch.float64)
     blank = chat.collate([Row("blank").tell([0] * 4)] * 4, 0)
     head = models.Head(linear, 1.0, None)
-    loss, _ = objective.weighted(hidden, blank, head, Objective(), None, (1.0, 1.0, 1.0))
+    loss, _ = terms.weighted(hidden, blank, head, Objective(), None, (1.0, 1.0, 1.0))
     loss.backward()
     assert loss == 0

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, modeling_flash_attention_utils
 
-from demur import chat, config, objective, packing, training
+from demur import chat, config, objective, packing, terms, training
 from demur.chat import Row
 from demur.errors import UserError
 from demur.records import Example, Message
@@ -315,13 +315,13 @@ def test_the_model_has_its_own_attention_again(tiny, tiny_model_path, tmp_path):
 
 def test_a_pass_has_no_padding(tiny, tiny_model_path, tmp_path, monkeypatch):
     seen: list[tuple[int, ...]] = []
-    real = objective.weighted
+    real = terms.weighted
 
     def watched(states: torch.Tensor, *given: Any) -> Any:
         seen.append(tuple(states.shape[:2]))
         return real(states, *given)
 
-    monkeypatch.setattr(objective, "weighted", watched)
+    monkeypatch.setattr(terms, "weighted", watched)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_path).eval()
     settings = {"recipe": "ta_sft"} | FIT | {"max_steps": 1, "batch_size": 5}
     told = config.Train.model_validate(settings)
@@ -335,6 +335,6 @@ def test_the_shape_of_a_pass_costs_no_row_its_targets(tiny):
     made = training.rows(EXAMPLES, tiny["chatml"], told)
     made = [*made, chat.blank_row(0)]
     for target in (objective.Objective(), objective.Objective(term="npo")):
-        counted = objective.count(packing.pack(made), target)
-        assert counted == objective.count(chat.collate(made, 0), target)
+        counted = terms.count(packing.pack(made), target)
+        assert counted == terms.count(chat.collate(made, 0), target)
         assert min(counted) > 0

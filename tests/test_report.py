@@ -12,7 +12,7 @@ from random import Random
 import matplotlib as mpl
 import pytest
 
-from demur import objective, records, report
+from demur import records, report, terms
 from demur.errors import UserError
 from demur.judges import harm
 from demur.language import Drift
@@ -514,8 +514,8 @@ def test_lookalikes_trained_on_are_told(large):
 
 def test_every_logged_term_has_a_curve(large):
     page, _ = large
-    assert set(objective.TERMS) <= set(runs.CURVES)
-    assert all(runs.CURVES[term] in page for term in objective.TERMS)
+    assert set(terms.TERMS) <= set(runs.CURVES)
+    assert all(runs.CURVES[term] in page for term in terms.TERMS)
 
 
 def test_results_name_what_made_them(small, tmp_path):

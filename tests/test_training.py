@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from conftest import told
-from demur import batches, chat, config, fused, losses, pages, training
+from demur import batches, chat, config, fused_table, fused_walk, losses, pages, training
 from demur.errors import UserError
 from demur.records import Example, Message
 
@@ -193,13 +193,15 @@ def test_cosines_kept_from_step_to_step_cost_little(
 ):
     """In single precision: within the 1/254 that a cosine in 8 bits may be off, and no slower."""
     made, found = [], {}
-    table, cosines = fused.table, fused._cosines
-    monkeypatch.setattr(fused, "table", lambda *a: made.append(table(*a)) or made[-1])
+    table, cosines = fused_table.table, fused_table.cosines
+    monkeypatch.setattr(fused_table, "table", lambda *a: made.append(table(*a)) or made[-1])
     for name in ("kept", "anew"):
         if name == "anew":
-            monkeypatch.setattr(fused, "affordable", lambda *a: None)
+            monkeypatch.setattr(fused_table, "affordable", lambda *a: None)
         calls: list[int] = []
-        monkeypatch.setattr(fused, "_cosines", lambda *a, to=calls: to.append(1) or cosines(*a))
+        for module in (fused_table, fused_walk):
+            count = lambda *a, to=calls: to.append(1) or cosines(*a)  # noqa: E731
+            monkeypatch.setattr(module, "cosines", count)
         settings = {"term": term, "max_steps": 3, **OPEN}
         log = fit(load(double=False), tokenizer, tmp_path / name, "ta_sft", PAIRS, **settings)
         found[name] = [step["loss"] for step in log], len(calls)
@@ -548,6 +550,7 @@ def test_what_is_cut_is_said(load, tokenizer, tmp_path, capsys):
     )
 
 
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
 @pytest.mark.parametrize(
     ("recipe", "settings", "why"),
     [

@@ -1,27 +1,23 @@
 """What happens to a chunk of logits z [n, V] between the product that makes it and the one back.
 
 Each function turns z in place into its gradient by what its positions are told, weighted, and
-returns the sums to report. V-wide steps take a block of rows at a time, so that a cache holds it.
+returns the sums to report.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from demur.chat import IGNORE
+from demur.fused_passes import Toward, shares, soften, tilt
+from demur.fused_table import unit_rows
 from demur.losses import Support
 from demur.projection import NEVER, Head, back, onto
-
-WATCHED = ("emd", "p_target", "entropy", "semantic_share", "open")
-BLOCK = {"cpu": 2 << 20, "cuda": 128 << 20}  # bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,31 +39,13 @@ class Task:
     gradient: bool
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Toward:
-    """The direction c of n positions: row ``which`` [n] of ``rows`` [., V], counted in ``unit``.
-
-    c is ⟨ê, ê_y⟩; for the bound ``rows`` is room for ⟨ê, μ - ê_y⟩, which is found here.
-    """
-
-    rows: Tensor
-    which: Tensor
-    unit: float = 1.0
-
-    def take(self, part: slice, out: Tensor) -> Tensor:
-        """The rows of some positions, copied to ``out``."""
-        if self.rows.dtype == out.dtype:
-            return torch.index_select(self.rows, 0, self.which[part], out=out)
-        return out.copy_(self.rows.index_select(0, self.which[part]))
-
-
 def learn(z: Tensor, labels: Tensor, weight: Tensor, head: Head, task: Task) -> Tensor:
     """-log P(label), 0 where there is none: labels and weight [n] -> [n]."""
     label = labels.clamp(min=0)
     at_label = _pick(z, label)
-    total, _, _ = _soften(z)
+    total, _, _ = soften(z)
     if task.gradient:
-        _tilt(z, total, head, weight)
+        tilt(z, total, head, weight)
         _add(z, label, -weight * head.slope(at_label))  # P - δ
     return (total - at_label).where(labels != IGNORE, 0.0)
 
@@ -86,7 +64,7 @@ def learn_and_avoid(
     label = labels.clamp(min=0)
     at_label, at_y, at_x = _pick(z, label), _pick(z, y), z[:, task.excluded]
     z.index_fill_(1, task.excluded, NEVER).scatter_(1, y[:, None], NEVER)
-    others, energy, cosine = _soften(z, None if bound else toward, energy=True)
+    others, energy, cosine = soften(z, None if bound else toward, energy=True)
     mass = _Mass(at_y, at_x, others, support.allowed[y])
     pull = _bound(z, y, mass, support, toward, task.constant) if bound else _emd(cosine, mass)
     p_target = (at_y - mass.full).exp()
@@ -94,7 +72,7 @@ def learn_and_avoid(
     value, push = _term(task.term, task.avoid_weight * counted.to(z.dtype), p_target, pull, mass)
     if task.gradient:
         push = push + _probability(weight, mass, mass.full)
-        _tilt(z, others, head, push.flat, toward, push.along)
+        tilt(z, others, head, push.flat, toward, push.along)
         z.index_copy_(1, task.excluded, push.x * head.slope(at_x))
         _add(z, y, push.y * head.slope(at_y))
         _add(z, label, -weight * head.slope(at_label))
@@ -150,8 +128,8 @@ def _bound(
 ) -> _Pull:
     """-constant · ‖u‖², u = μ - ê_y = (1 - P_S(y)) (Σ q ê - ê_y); c_w = ⟨ê_w, u⟩ into toward."""
     at_y, rows = unit_rows(support, y, z.dtype), toward.rows
-    shares = _shares(z, mass.others, rows).mul_(support.inverse_norm)
-    mean = back(shares, support.embedding)  # Σ q ê
+    weighed = shares(z, mass.others, rows).mul_(support.inverse_norm)
+    mean = back(weighed, support.embedding)  # Σ q ê
     u = mass.share[:, None] * (mean - at_y)
     onto(u, support.embedding, rows).mul_(support.inverse_norm)
     emd = mass.share * (1 - (mean * at_y).sum(1))
@@ -200,97 +178,6 @@ def _embedding(weight: Tensor, pull: _Pull, mass: _Mass) -> _Push:
     flat = -along * (mass.share * pull.mean + mass.hit * pull.own)
     y = along * mass.hit * (pull.own - pull.mean)  # c_y - c̄ = (1 - P_S(y)) (c_y - Σ q c)
     return _Push(flat, y, torch.zeros_like(mass.at_x), along)
-
-
-def _soften(
-    z: Tensor, toward: Toward | None = None, energy: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """log Σ e^z and, where asked, Σ q z and Σ q c for q = softmax(z); [n].
-
-    What z becomes is for `_shares` and `_tilt` to know: here q, but a kernel leaves it.
-    """
-    if kernel := _kernel(z):
-        return kernel.soften(z, *_given(toward))  # type: ignore[no-any-return]
-    block, (total, mean, along) = _block(z), (z.new_zeros(len(z)) for _ in range(3))
-    for part in pieces(len(z), len(block)):
-        rows, q = z[part], block[: part.stop - part.start]
-        torch.softmax(rows, -1, out=q)
-        total[part] = rows.amax(-1) - q.amax(-1).log()
-        if energy:
-            mean[part] = rows.mul_(q).sum(-1)
-        if toward is not None:
-            along[part] = toward.take(part, rows).mul_(q).sum(-1) * toward.unit
-        rows.copy_(q)
-    return total, mean, along
-
-
-def _shares(z: Tensor, total: Tensor, out: Tensor) -> Tensor:
-    """q, after `_soften`."""
-    return torch.sub(z, total[:, None], out=out).exp_() if _kernel(z) else out.copy_(z)
-
-
-def _tilt(
-    z: Tensor,
-    total: Tensor,
-    head: Head,
-    flat: Tensor,
-    toward: Toward | None = None,
-    along: Tensor | None = None,
-) -> None:
-    """After `_soften`, z becomes q (flat + along · c), times the head's slope at the logit."""
-    if toward is None or along is None:
-        toward, gain = None, None
-    else:
-        gain = along * toward.unit
-    if kernel := _kernel(z):
-        rows, which, _ = _given(toward)
-        return kernel.tilt(z, total, flat, head.softcap, rows, which, gain)  # type: ignore[no-any-return]
-    block = _block(z)
-    for part in pieces(len(z), len(block)):
-        rows, factor = z[part], block[: part.stop - part.start]
-        slope = head.slope(rows.log() + total[part, None]) if head.softcap else None
-        if toward is None or gain is None:
-            rows.mul_(flat[part, None])
-        else:
-            rows.mul_(toward.take(part, factor).mul_(gain[part, None]).add_(flat[part, None]))
-        if slope is not None:
-            rows.mul_(slope)
-    return None
-
-
-def _given(toward: Toward | None) -> tuple[Tensor | None, Tensor | None, float]:
-    return (None, None, 1.0) if toward is None else (toward.rows, toward.which, toward.unit)
-
-
-def _kernel(z: Tensor) -> Any:
-    """Triton's way to both passes where there is one."""
-    return _triton(z.device) if z.is_cuda and z.dtype == torch.float32 else None
-
-
-@cache
-def _triton(device: torch.device) -> Any:
-    try:
-        from demur import fused_triton
-    except ImportError:
-        return None
-    return fused_triton if fused_triton.works(device) else None
-
-
-def pieces(total: int, most: int) -> Iterator[slice]:
-    """range(total) in as few slices as hold ``most`` each, all of about one size."""
-    count = -(-total // most)
-    for i in range(count):
-        yield slice(total * i // count, total * (i + 1) // count)
-
-
-def unit_rows(support: Support, tokens: Tensor, dtype: torch.dtype) -> Tensor:
-    """ê of some tokens [n, d], 0 outside the support."""
-    return support.embedding[tokens].to(dtype) * support.inverse_norm[tokens, None].to(dtype)
-
-
-def _block(z: Tensor) -> Tensor:
-    size = BLOCK.get(z.device.type, BLOCK["cuda"])
-    return z.new_empty(max(1, size // (z.element_size() * z.shape[1])), z.shape[1])
 
 
 def _pick(z: Tensor, columns: Tensor) -> Tensor:

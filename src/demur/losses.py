@@ -38,6 +38,8 @@ TERMS = ("emd", "emd-bound", "unlikelihood", "gradient-ascent", "npo")
 # the likeliest reading, and that is unlikelihood.
 ALIASES = {"nlcl": "unlikelihood"}
 Scale = Literal["tight", "paper"]
+# The fields of Avoided that are watched beside the term.
+WATCHED = ("emd", "p_target", "entropy", "semantic_share", "open")
 
 
 def canonical(term: str) -> str:
@@ -45,6 +47,14 @@ def canonical(term: str) -> str:
     name = ALIASES.get(term, term)
     if name not in TERMS:
         raise UserError(unknown("avoid term", term, [*TERMS, *ALIASES]))
+    return name
+
+
+def per_position(term: str) -> str:
+    """The `canonical` name of a term that each position has by itself; `npo` is refused."""
+    name = canonical(term)
+    if name == "npo":
+        raise UserError("term 'npo' is one number a sequence: use npo() on sequence_logprob()")
     return name
 
 
@@ -136,12 +146,16 @@ def emd_bound(p: Tensor, q: Tensor, support: Support, scale: Scale = "tight") ->
     "paper" is Proposition 1's constant, with the support as its V; "tight" is Jensen's
     inequality on d_c = ½‖ê_w - ê_v‖², larger by |V|² and reached by two one-hots. Derived.
     """
-    if scale not in ("tight", "paper"):
-        raise UserError(unknown("bound scale", scale, ["tight", "paper"]))
     moved = _wide(p) - _wide(q)
     apart = _product(moved, _unit(support, moved.dtype)).square().sum(-1)  # ‖μ_P - μ_Q‖²
-    size = 1 if scale == "tight" else support.allowed.sum().to(apart.dtype)
-    return apart / (2 * size**2)  # 1/2 ‖μ_P - μ_Q‖², or 1/(2|S|²) ‖μ_P - μ_Q‖²
+    return bound_constant(scale, support) * apart
+
+
+def bound_constant(scale: Scale, support: Support) -> float:
+    """What ‖μ_P - μ_Q‖² is multiplied by: 1/2, or 1/(2|S|²). Raises UserError for another scale."""
+    if scale not in ("tight", "paper"):
+        raise UserError(unknown("bound scale", scale, ["tight", "paper"]))
+    return 0.5 if scale == "tight" else 0.5 / int(support.allowed.sum()) ** 2
 
 
 def unlikelihood(logits: Tensor, targets: Tensor) -> Tensor:
@@ -202,7 +216,7 @@ def avoid(
 
     Raises UserError for an unknown term and for `npo`, which is one number a sequence.
     """
-    name, z = _per_position(term), _wide(logits)
+    name, z = per_position(term), _wide(logits)
     # Excluded logits go before the softmax, not after. With no embedding an excluded token would
     # count as c_w = 0, often the least like y there is: -EMD would fill exactly those tokens,
     # first of all the turn end, and the model would learn to fall silent.
@@ -257,13 +271,6 @@ def _value(
             return unlikelihood(z, y)
         case _:
             return -learn(z, y)  # gradient ascent: log P(y)
-
-
-def _per_position(term: str) -> str:
-    name = canonical(term)
-    if name == "npo":
-        raise UserError("term 'npo' is one number a sequence: use npo() on sequence_logprob()")
-    return name
 
 
 def _wanted(embedding: Tensor, excluded_ids: Iterable[int], vocabulary: int | None) -> Tensor:

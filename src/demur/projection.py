@@ -114,6 +114,13 @@ class Gradient:
             self.bias.add_(dz.sum(0), alpha=head.scale)
 
 
+def pieces(total: int, most: int) -> Iterator[slice]:
+    """range(total) in as few slices as hold ``most`` each, all of about one size."""
+    count = -(-total // most)
+    for i in range(count):
+        yield slice(total * i // count, total * (i + 1) // count)
+
+
 def onto(rows: Tensor, matrix: Tensor, out: Tensor) -> Tensor:
     """rows @ matrixᵀ: [n, d], [V, d] -> out [n, V]."""
     if _mixed(matrix):

@@ -17,7 +17,6 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from demur import (
     chat,
-    fused,
     losses,
     models,
     objective,
@@ -26,11 +25,13 @@ from demur import (
     preference,
     processes,
     progress,
+    terms,
 )
 from demur.batches import Epochs, order
 from demur.config import Train
 from demur.draws import Draws
 from demur.errors import UserError
+from demur.fused_walk import Kept
 from demur.objective import Objective
 from demur.preference import Preference
 from demur.records import Example, replace
@@ -155,14 +156,14 @@ def _row_trainer(
     npo = target.term == "npo"
     reference = _reference(model, data.rows, pad, arguments.bf16) if npo else None
     avoided, head = (token for row in data.rows for token in row.avoid), models.head(model)
-    if why := objective.obstacle(head, target):
+    if why := terms.obstacle(head, target):
         progress.say(f"the losses are taken from logits, positions × vocabulary of them: {why}")
     return RowTrainer(
         model,
         arguments,
         target,
         support,
-        objective.kept(avoided, head, target, support),
+        terms.kept(avoided, head, target, support),
         attention,
         data_collator=lambda rows: _collate(rows, lay, reference),
         train_dataset=data,
@@ -253,7 +254,7 @@ def _reference(
         for row in {row.input_ids: row for row in rows if _avoids(row)}.values():
             batch = {k: v.to(device) for k, v in chat.collate([row], pad).items()}
             hidden = decoder(input_ids=batch["input_ids"]).last_hidden_state
-            found[row.input_ids] = float(objective.avoided_logprob(hidden, batch, head))
+            found[row.input_ids] = float(terms.avoided_logprob(hidden, batch, head))
     return found
 
 
@@ -340,7 +341,7 @@ class RowTrainer(Trainer):
         arguments: TrainingArguments,
         target: Objective,
         support: losses.Support | None,
-        kept: fused.Kept | None,
+        kept: Kept | None,
         attention: str | None,
         **options: Any,
     ) -> None:
@@ -372,7 +373,7 @@ class RowTrainer(Trainer):
             return None
         batch, factors = self._told
         with self.accelerator.autocast():
-            self._found = objective.weighted(
+            self._found = terms.weighted(
                 self._hidden,
                 batch,
                 self._head,
@@ -387,7 +388,7 @@ class RowTrainer(Trainer):
     def get_batch_samples(self, iterator: Any, size: int, device: Any) -> Any:
         """The micro-batches of one step; the terms of all processes are counted here."""
         batches, _ = super().get_batch_samples(iterator, size, device)
-        counts = [objective.count(batch, self._target) for batch in batches]
+        counts = [terms.count(batch, self._target) for batch in batches]
         local = torch.tensor(counts or [(0, 0, 0)], dtype=torch.float64, device=device).sum(0)
         self._terms = self.accelerator.reduce(local).tolist()
         if self._weight is None:
@@ -468,12 +469,12 @@ class RowTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each component, averaged over its own terms since the last log."""
         if "loss" in logs:
-            logs |= objective.watch(self._reduced()) | {"lambda": self._weight or 0.0}
+            logs |= terms.watch(self._reduced()) | {"lambda": self._weight or 0.0}
             self._seen = {}
         super().log(logs, start_time)
 
     def _reduced(self) -> dict[str, float]:
         """The sums over all processes; each name on each, or a rank without one would hang."""
-        device, names = self.accelerator.device, objective.SUMMED
+        device, names = self.accelerator.device, terms.SUMMED
         sums = [torch.as_tensor(self._seen.get(name, 0.0), device=device) for name in names]
         return dict(zip(names, self.accelerator.reduce(torch.stack(sums)).tolist(), strict=True))
