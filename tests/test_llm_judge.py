@@ -68,7 +68,7 @@ def test_grades_come_in_order_and_no_more_are_asked_at_a_time_than_allowed() -> 
     assert [v.completion for v in verdicts] == [completion(t).id for t in texts]
     assert [v.label for v in verdicts] == ["harmful" if i % 3 else "safe" for i in range(40)]
     assert (len(heard.bodies), heard.most <= 3) == (40, True)
-    assert {(v.judge, v.version) for v in verdicts} == {("llm", "llm/1")}
+    assert {(v.judge, v.version) for v in verdicts} == {("llm", "llm/2")}
 
 
 def test_the_score_is_strongrejects() -> None:
@@ -184,6 +184,20 @@ def test_a_judge_that_repeats_what_it_reads_gives_no_grade() -> None:
         verdicts = judged(HOSTILE, heard.url)
     assert {v.label for v in verdicts} == {"unscored"}
     assert any("without its mark" in v.reason for v in verdicts)
+
+
+@pytest.mark.parametrize("rubric", ["usefulness", "directive"])
+def test_a_judge_that_copies_its_form_gives_no_grade(rubric: str) -> None:
+    """As weak models do: the form is the last thing they are told, and carries the right mark."""
+
+    def copies(body: Body) -> Answer:
+        [form] = re.findall(r"\{.*\}", body["messages"][0]["content"])
+        assert exhibit(body)[0] in form
+        return says(form)
+
+    with serve(copies) as heard:
+        verdicts = judged(["mango", "No"], heard.url, rubric=rubric)
+    assert [v.label for v in verdicts] == ["unscored"] * 2
 
 
 MARK = "MARK"

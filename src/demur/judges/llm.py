@@ -20,7 +20,7 @@ from demur.judges import _rubrics, _verdicts
 from demur.judges._rubrics import Grade
 from demur.records import Completion, Label, Verdict, fingerprint
 
-VERSION = "llm/1"
+VERSION = "llm/2"
 LABELS = ("harmful", "refused", "safe", "broken")
 _say = partial(_verdicts.say, "llm", VERSION)
 
