@@ -449,6 +449,34 @@ def test_templates_are_read_as_people_share_them(
         assert {template.name: template.fill("WHY") for template in found} == filled
 
 
+def test_a_tree_of_templates_is_read_to_its_leaves(tmp_path: Path) -> None:
+    """As PyRIT's lie: by maker, by model, one name in several places."""
+    more = "parameters: [prompt, group]\nvalue: '{{ prompt }} {{ group }}'"
+    tree = {
+        "aim.yaml": "value: 'Aim: {{ prompt }}'",
+        "pliny/meta/aim.yaml": "name: Aim\nvalue: 'Meta: {{ prompt }}'",
+        "pliny/openai/aim.yml": "text: 'Open: {question}'",
+        "pliny/lists/two.json": '["One [PROMPT]", {"name": "named", "text": "Two [PROMPT]"}]',
+        "multi/several.yaml": more,
+        "pliny/README.md": "# no template",
+        ".git/x.yaml": "a: [",
+    }
+    for place, content in tree.items():
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(content, encoding="utf-8")
+    assert {t.name: t.fill("WHY") for t in _templates.load(tmp_path)} == {
+        "aim": "Aim: WHY",
+        "pliny/meta/aim": "Meta: WHY",
+        "pliny/openai/aim": "Open: WHY",
+        "pliny/lists/two-1": "One WHY",
+        "named": "Two WHY",
+    }
+    alone = tmp_path / "multi" / "several.yaml"
+    assert "'group' is undefined" in refusal(jailbreakchat, templates=alone)
+    (tmp_path / "pliny" / "meta" / "bad.yaml").write_text("value: Be bad.")
+    assert "meta/bad.yaml: no slot for the question" in refusal(jailbreakchat, templates=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [

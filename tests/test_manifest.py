@@ -89,3 +89,14 @@ def test_it_is_json_whatever_the_inputs_hold(tmp_path: Path) -> None:
         "text": "ü",
     }
     assert not manifest.begin(tmp_path, {"path": Path("a"), "text": "ü"})
+
+
+def test_a_file_elsewhere_in_a_folder_is_another_content(tmp_path: Path) -> None:
+    """Templates are called after their place, so the attempts would be others."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    file = tmp_path / "a" / "t.yaml"
+    file.write_text("{question}")
+    before = manifest.files([[("templates", tmp_path)]])
+    file.rename(tmp_path / "b" / "t.yaml")
+    assert manifest.files([[("templates", tmp_path)]]) != before

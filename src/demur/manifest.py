@@ -121,8 +121,10 @@ def _is_file(value: Any) -> bool:
 
 
 def _content(where: Path) -> str:
+    whole = where if where.is_dir() else where.parent  # what lies deeper goes by its place there
     inside = sorted(where.rglob("*")) if where.is_dir() else [where]
-    found = [(file.name, file.read_bytes()) for file in inside if file.is_file()]
+    files = [file for file in inside if file.is_file()]
+    found = [(file.relative_to(whole).as_posix(), file.read_bytes()) for file in files]
     return fingerprint([(name, hashlib.sha256(content).hexdigest()) for name, content in found])
 
 

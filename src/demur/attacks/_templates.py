@@ -38,22 +38,23 @@ class Template:
 
 
 def load(where: Path, append: bool = False) -> list[Template]:
-    """The templates of a file, or of the files in a folder (not of the folders in it).
+    """The templates of a file, or of all files in a folder and in the folders inside it.
 
     A JSONL row has ``name`` and ``text``; a JSON file lists such rows or plain texts (garak); a
-    YAML file is one template, its ``value`` in Jinja (PyRIT), called after the file. The slot is
-    ``{question}``, ``{{ prompt }}``, ``[INSERT PROMPT HERE]`` or ``[PROMPT]``; ``append`` puts the
-    question after a text without one.
+    YAML file is one template, its ``value`` in Jinja (PyRIT). What has a file of its own is called
+    after it, ``pliny/openai/its-name`` where that lies deeper. The slot is ``{question}``,
+    ``{{ prompt }}``, ``[INSERT PROMPT HERE]`` or ``[PROMPT]``; ``append`` puts the question after
+    a text without one. Of a folder, templates that ask for more than the question are left out.
 
     Raises UserError, with the file and the row, for a file that is missing, empty or not readable,
     a template without a slot or with another one, and for a name that occurs twice.
     """
     if not where.exists():
         raise UserError(f"no such file or folder of templates: {where}")
-    files = (
-        sorted(p for p in where.iterdir() if p.suffix in _READERS) if where.is_dir() else [where]
-    )
-    found = [template for file in files for template in _of_file(file, append)]
+    if where.is_dir():
+        found = [each for file in _inside(where) for each in _of_file(file, append, where)]
+    else:
+        found = list(_of_file(where, append))
     if not found:
         raise UserError(f"{where}: no templates in it; known endings: {', '.join(_READERS)}")
     names = Counter(template.name for template in found)
@@ -62,12 +63,28 @@ def load(where: Path, append: bool = False) -> list[Template]:
     return found
 
 
-def _of_file(file: Path, append: bool) -> Iterator[Template]:
+def _inside(folder: Path) -> Iterator[Path]:
+    for file in sorted(folder.rglob("*")):
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if file.suffix in _READERS and not hidden:
+            yield file
+
+
+def _of_file(file: Path, append: bool, folder: Path | None = None) -> Iterator[Template]:
     if file.suffix not in _READERS:
         raise UserError(f"{file}: unknown ending {file.suffix!r}; known: {', '.join(_READERS)}")
+    called = file.relative_to(folder or file.parent).with_suffix("").as_posix()
     for number, (origin, row) in enumerate(_READERS[file.suffix](file), 1):
-        name = str(row.get("name") or f"{file.stem}-{number}")
-        yield Template(name, _parts(origin, row, append))
+        if folder and _asks_for_more(row):
+            continue
+        several = str(row.get("name") or f"{called}-{number}")
+        yield Template(called if origin == str(file) else several, _parts(origin, row, append))
+
+
+def _asks_for_more(row: Row) -> bool:
+    """Whether a PyRIT template names parameters beside the prompt: a question alone fills none."""
+    named = row.get("parameters")
+    return isinstance(named, list) and len(named) > 1
 
 
 def _parts(origin: str, row: Row, append: bool) -> tuple[str, ...]:
@@ -104,7 +121,7 @@ def _parsed(file: Path, parse: Callable[[str], Any]) -> list[tuple[str, Row]]:
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{file}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(found, list):
-        return [(str(file), _row(found) | {"name": file.stem})]
+        return [(str(file), _row(found))]
     return [(f"{file} (record {n})", _row(each)) for n, each in enumerate(found, 1)]
 
 
