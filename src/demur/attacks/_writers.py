@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from random import Random
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from demur import chat, endpoint
 from demur.config import Model, Settings
@@ -38,6 +38,15 @@ class Loaded(Settings):
     temperature: float = Field(1.0, gt=0, description="of sampling")
     top_p: float = Field(0.9, gt=0, le=1, description="of sampling")
     max_new_tokens: int = Field(512, gt=0, description="tokens a reply may have")
+
+    @model_validator(mode="after")
+    def _here(self) -> Self:
+        if self.model.endpoint:
+            raise UserError(
+                f"local.model.endpoint={self.model.endpoint.base_url}: a served model that writes "
+                "is named under `endpoint`: {base_url: …, model: …}"
+            )
+        return self
 
 
 class Writer(Protocol):

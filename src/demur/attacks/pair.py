@@ -88,6 +88,7 @@ def _of_one(behavior: Behavior, target: Any, settings: Settings, kept: Kept) -> 
         queries=len(tried),
         detail={
             "score": best.score if best else None,
+            "scale": f"{settings.judges[0].name}: {found.scale}",
             "turn": best.turn if best else None,
             "improvement": best.proposal.improvement if best else "",
             "scores": [[one.stream, one.turn, one.score] for one in tried],
