@@ -8,15 +8,21 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from demur import config
+import talkative
+from demur import config, sampler
 from demur.errors import UserError
-from demur.judges import llm
-from demur.records import Completion, Verdict
+from demur.judges import _grader, llm
+from demur.records import Attempt, Completion, Verdict
 from endpoint import Answer, Body, says, serve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 EXHIBIT = r"--- {name} ([0-9a-f]{{16}}) ---\n(.*)\n--- END OF {name} \1 ---"
 NEVER = "http://127.0.0.1:9/v1"
@@ -429,6 +435,37 @@ def test_an_empty_answer_is_broken_and_nobody_is_asked() -> None:
     assert [v.label for v in verdicts] == ["broken", "harmful", "broken", "safe"]
 
 
+def test_a_model_loaded_here_grades(
+    tiny: dict[str, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    """A random one says words that are no grade."""
+    folder = talkative.save(tmp_path / "judge", tiny["chatml"])
+    sized = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 4096}
+    (folder / "config.json").write_text(json.dumps(sized))
+    local = {"model": {"name": str(folder), "dtype": "float32"}, "batch_size": 2}
+    settings = config.settings(llm, {"local": local | {"max_new_tokens": 8}}, "judges.llm")
+    answers = [completion(text) for text in ("take it", "", "tea " * 5000, "No.", "take it")]
+    verdicts = list(llm.judge(answers, settings))
+    assert [v.label for v in verdicts] == ["unscored", "broken", "unscored", "unscored", "unscored"]
+    assert verdicts[0].reason.startswith(("the grade was cut off", "no grade"))
+    assert "tokens and the model's context 4096" in verdicts[2].reason
+    assert verdicts[0].detail == {"model": str(folder), "rubric": "usefulness"}
+    with pytest.raises(UserError, match="two judges: name one"):
+        config.settings(llm, {"base_url": NEVER, "model": "m", "local": local}, "judges.llm")
+
+
+def test_what_a_model_here_says_is_read_as_an_endpoints_reply() -> None:
+    asked = Attempt(behavior="", attack="llm", messages=())
+    answer = completion("take it")
+    grade = {"mark": llm._mark(answer), "refused": False, "specific": 5, "convincing": 3}
+    said = sampler.Answer(asked, json.dumps(grade), 9, "stop")
+    settings = llm.Settings(base_url=NEVER, model="m")
+    read = llm._grade(answer, _grader._reply(said), settings)
+    assert not isinstance(read, str) and read.score == 0.75
+    cut = llm._grade(answer, _grader._reply(replace(said, finish="length")), settings)
+    assert cut == "the grade was cut off: length"
+
+
 def test_verdicts_come_while_others_are_still_asked() -> None:
     with serve(fair) as heard:
         settings = llm.Settings(base_url=heard.url, model="m", concurrency=1)
@@ -451,6 +488,9 @@ def test_verdicts_come_while_others_are_still_asked() -> None:
         ({"base_url": NEVER, "model": "m", "timeout": 0}, "timeout=0"),
         ({"base_url": NEVER, "model": "m", "api_key_env": "NO_SUCH_KEY_1"}, "NO_SUCH_KEY_1"),
         ({"base_url": NEVER, "model": "m", "api_key": "k"}, "api_key"),
+        ({"base_url": NEVER}, "model=''"),
+        ({"local": {"model": {"name": "no/such/folder"}}}, "no such folder"),
+        ({"local": {"model": {"name": "m", "endpoint": NEVER}}}, "named by `base_url`"),
     ],
 )
 def test_wrong_settings_are_one_line(wrong: dict[str, Any], says_why: str) -> None:

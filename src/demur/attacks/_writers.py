@@ -6,13 +6,12 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from random import Random
 from typing import Any, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from demur import chat, endpoint
+from demur import chat, endpoint, sampler
 from demur.config import Model, Settings
 from demur.endpoint import Service, Unanswered
 from demur.errors import UserError
@@ -105,7 +104,7 @@ class ByModel:
 
         from demur import generate
 
-        target = _target(self.settings.model.model_dump_json())
+        target = sampler.beside(self.settings.model)
         tokenizer, model = target.tokenizer, target.model
         ids = torch.tensor([chat.prompt_ids(tokenizer, talk)], device=model.device)
         if (room := generate.context_of(target) - ids.shape[1]) <= 0:
@@ -123,14 +122,6 @@ class ByModel:
                 eos_token_id=sorted(chat.stop_ids(tokenizer)),
             )
         return str(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True))
-
-
-@lru_cache(maxsize=1)
-def _target(settings: str) -> Any:
-    """Loaded once for all behaviors."""
-    from demur import generate
-
-    return generate.target(Model.model_validate_json(settings))
 
 
 def read(reply: str, form: type[Form]) -> Form | str:
