@@ -1,6 +1,6 @@
-"""Run by the distributed tests in every process: fit a model as a JSON file says.
+"""Run by the distributed tests in every process: fit models as a JSON file says.
 
-python tests/fit_once.py job.json       (or torchrun --nproc_per_node 2 tests/fit_once.py ...)
+python tests/fit_once.py jobs.json       (or torchrun --nproc_per_node 2 tests/fit_once.py ...)
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -26,34 +27,42 @@ def _shard_on_cpus() -> None:
 
     def init(self: Any, *args: Any, fsdp_plugin: Any = None, **options: Any) -> None:
         usual(self, *args, fsdp_plugin=fsdp_plugin, **options)
-        if self.distributed_type == DistributedType.MULTI_CPU:
+        if fsdp_plugin is not None:  # each model has its own
             self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
             PartialState._shared_state["distributed_type"] = self.distributed_type
 
     AcceleratorState.__init__ = init
 
 
-def main(job: Path) -> None:
-    told = json.loads(job.read_text())
+def main(jobs: Path) -> None:
     torch.set_num_threads(1)
     if os.environ.get("ACCELERATE_USE_FSDP"):
         _shard_on_cpus()
+    for job in json.loads(jobs.read_text()):
+        try:
+            _fit(job)
+        except Exception:  # what the tests miss is then what it left
+            print(job["out"], traceback.format_exc(), file=sys.stderr)
+    processes.leave()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # gloo's threads now and then abort an interpreter that ends; what counts is written.
+    os._exit(0)
+
+
+def _fit(job: dict[str, Any]) -> None:
     settings = config.Train.model_validate(
-        told["train"] | {"batch_size": told["rows_per_step"] // processes.count()}
+        job["train"] | {"batch_size": job["rows_per_step"] // processes.count()}
     )
-    model = config.Model(name=told["model"])
+    model = config.Model(name=job["model"])
     training.fit(
         models.load(model, full=settings.fit.lora is None),
         models.tokenizer(model),
-        records.read(told["data"], Example),
+        records.read(job["data"], Example),
         settings,
-        Path(told["out"]) / str(processes.count()),
+        Path(job["out"]),
         seed=0,
     )
-    processes.leave()
-    sys.stdout.flush()
-    # gloo's threads now and then abort an interpreter that ends; what counts is written.
-    os._exit(0)
 
 
 if __name__ == "__main__":
