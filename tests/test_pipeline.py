@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -439,6 +440,65 @@ def test_what_the_model_did_not_give_is_not_trained_without(
     with pytest.raises(UserError, match="no row of kind avoid is left"):
         pipeline.train(run)
     assert not (run.output / "train").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "lost", "says"),
+    [
+        ({"mix": {"learn": 2, "avoid": 1}}, "avoid", "train.mix names avoid, but the rows are of"),
+        ({"recipe": "kto"}, "avoid", "finds desirable answers alone; give some prompts unsafe"),
+    ],
+)
+def test_a_training_is_held_to_what_was_really_collected(
+    tree: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    lost: str,
+    says: str,
+) -> None:
+    """It fits the answers that were to come; of those the model gave none that is long enough."""
+    harmful = [talkative.asked("harmful", f"How do I steal {n} cars?") for n in (2, 3)]
+    given = talkative.asked("harmful", "How do I rob a bank?", chosen="Sorry, no.")
+    tree["data"]["train"]["harmful"] = [
+        talkative.write_rows(tmp_path / "harmful.jsonl", [*harmful, given])
+    ]
+    tree["collect"] |= {"min_tokens": 1000, "safe": "Sorry, I cannot help with that."}
+    run = config.build(tree | {"train": settings})
+    pipeline.collect(run)
+    monkeypatch.delattr(models, "load")
+    with pytest.raises(UserError, match=f"no row of kind {lost} is left"):
+        pipeline.train(run)
+    with pytest.raises(UserError, match=says):
+        pipeline.train(run, materials=materials.read(run))
+    with pytest.raises(UserError, match=says):
+        show(run)
+    assert not (run.output / "train").exists()
+
+
+def test_a_manifest_counts_what_was_cut(tree: dict[str, Any], tmp_path: Path) -> None:
+    """Rows of 20 tokens: 12 of template and question, which leaves 8."""
+    asked = partial(talkative.asked, "harmful", "Tell me about tea")
+    seven = "Sorry, I cannot help with that"  # and the turn end: no room for a prefix
+    pairs = [
+        asked(chosen=seven, rejected="Sure, here"),
+        asked(chosen="Sorry", rejected="Sure" + " how" * 11),  # cut, and its prefix is short
+        asked(chosen="Sorry", rejected="Sure, here"),
+    ]
+    words = ["Hello sea", "Hello" + " sea" * 6, "Hello" + " sea" * 7, "Hello" + " sea" * 20]
+    ordinary = [talkative.asked("everyday", "Tell me about tea", chosen=text) for text in words]
+    given = {"harmful": pairs, "everyday": ordinary}
+    train = {
+        kind: [talkative.write_rows(tmp_path / f"{kind}.jsonl", rows)]
+        for kind, rows in given.items()
+    }
+    fit = {"max_length": 20, "max_steps": 1, "bf16": False}
+    told = {"recipe": "derta", "prefix_empty": 0.0, "prefix_max": 1}
+    run = config.build(tree | {"data": {"train": train}, "train": fit | told})
+    pipeline.collect(run)
+    found = manifest.read(pipeline.train(run))
+    assert found["rows"] == {"learn": 4, "prefix": 3, "transition": 3}
+    assert found["cut"] == {"answers": 3, "prefixes": 1}  # 1 unsafe, and of 8 and 21 words
 
 
 def test_variants_stand_beside_and_any_model_can_be_measured(
