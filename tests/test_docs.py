@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import yaml
 
-from demur import config
+from demur import config, pages
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,3 +69,17 @@ def test_every_python_file_of_the_house_is_on_the_map() -> None:
     folders = {p.name + "/" for p in (ROOT / "src" / "demur").glob("[!_]*") if p.is_dir()}
     missing = {name for name in spine | folders if f"`{name}`" not in text}
     assert not missing, f"put them into docs/architecture.md: {sorted(missing)}"
+
+
+@pytest.mark.parametrize("name", pages.names("recipes"))
+def test_the_methods_page_knows_each_recipe(name: str) -> None:
+    """Its presets, and each setting, which `derta` shares with two others."""
+    text = (ROOT / "docs" / "method.md").read_text(encoding="utf-8")
+    table = text.partition("## The recipes\n")[2].partition("\n## ")[0]
+    rows = {found[1]: found[0] for found in re.finditer(r"^\| `(\w+)`.*$", table, re.M)}
+    told, page = rows[name], pages.find("recipes", name)
+    if name == "derta":
+        told += rows["recaug"] + rows["ta_sft"]
+    named = {field.alias or key for key, field in page.Settings.model_fields.items()}
+    missing = {word for word in {*named, *page.PRESETS} if f"`{word}`" not in told}
+    assert not missing, f"put into docs/method.md, at {name}: {sorted(missing)}"
