@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import talkative
-from demur import attempts, chat, config, evaluate, generate, losses, manifest, records
+from demur import attempts, chat, config, evaluate, generate, losses, manifest, measures, records
 from demur.attacks import (
     _breeding,
     _genes,
@@ -561,6 +561,10 @@ def test_a_search_that_was_killed_goes_on_where_it_was(
         assert (out / f"{name}.jsonl").read_bytes() == (
             tmp_path / "whole" / f"{name}.jsonl"
         ).read_bytes(), name
+    for folder in (tmp_path / "whole", out):
+        shown = {figure.key.partition("/")[0] for figure in measures.figures(folder)}
+        gains = {"autodan:seed", "autodan:search", "gcg:seed", "gcg:search", "gcg:universal"}
+        assert shown >= gains  # what a search began with is counted beside what it found
     assert len(begun) == 8 + 4  # each search once, and once more where it was killed
     assert manifest.read(out)["status"] == "done"
 
