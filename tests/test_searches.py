@@ -645,6 +645,22 @@ def counted(monkeypatch: pytest.MonkeyPatch, begun: list[str], lives: list[int])
     monkeypatch.setattr(_breeding, "search", dying(_breeding.search))
 
 
+def test_a_prompt_that_does_not_fit_is_told_of_before_a_search(
+    model: Model, tmp_path: Path, seeds: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever its attack stands: what searches come first would have been for nothing."""
+    begun: list[str] = []
+    counted(monkeypatch, begun, [])
+    long = [*BEHAVIORS, Behavior(prompt="steal a lock " * 200, kind="harmful", source="long")]
+    settings = chosen(seeds)
+    with_code = settings.model_copy(
+        update={"attacks": (*settings.attacks[1:], config.Page(name="codeattack"))}
+    )
+    with pytest.raises(UserError, match="an attempt of 'codeattack' has "):
+        evaluate.evaluate(model, long, with_code, tmp_path / "out", seed=3)
+    assert begun == [] and not (tmp_path / "out" / attempts.FILE).exists()
+
+
 def test_a_search_takes_the_runs_seed(model: Model, tmp_path: Path, seeds: str) -> None:
     target = generate.target(model)
     search = {"steps": 2, "candidates": 8, "suffix": FIRST, "baseline": False}

@@ -76,22 +76,31 @@ def attempted(
     and what it found is appended to ``folder / FILE``; a search that is there is not done again.
     One that is not over rests in ``folder / UNFINISHED``: ``attack`` is given it as ``kept``.
     A page's setting ``seed`` that is None becomes the run's.
+
+    Raises UserError for an attempt that ``target`` cannot be asked, before any search begins where
+    no search had to find it.
     """
+    chosen = [
+        (page, _with_seed(settings, seed), [b for b in behaviors if not of or b.source in of])
+        for page, settings, of in attacks
+    ]
+    at_once = {
+        place: list(page.attack(asked, target, settings))
+        for place, (page, settings, asked) in enumerate(chosen)
+        if not hasattr(page, "searches")
+    }
+    target.check([attempt for found in at_once.values() for attempt in found])
     have = {s.search: s.attempts for s in records.resume(folder / FILE, Search)}
     found: list[Attempt] = []
-    for place, (page, settings, sources) in enumerate(attacks):
-        mine = _with_seed(settings, seed)
-        asked = [b for b in behaviors if not sources or b.source in sources]
-        if hasattr(page, "searches"):
-            for group in page.searches(asked, mine):
-                key = fingerprint(place, page.__name__, [behavior.id for behavior in group])
-                if key not in have:
-                    kept = Kept(folder / UNFINISHED, key)
-                    have[key] = tuple(page.attack(group, target, mine, kept))
-                    records.append(folder / FILE, [Search(search=key, attempts=have[key])])
-                found += have[key]
-        else:
-            found += page.attack(asked, target, mine)
+    for place, (page, settings, asked) in enumerate(chosen):
+        found += at_once.get(place, ())
+        for group in page.searches(asked, settings) if place not in at_once else ():
+            key = fingerprint(place, page.__name__, [behavior.id for behavior in group])
+            if key not in have:
+                kept = Kept(folder / UNFINISHED, key)
+                have[key] = tuple(page.attack(group, target, settings, kept))
+                records.append(folder / FILE, [Search(search=key, attempts=have[key])])
+            found += have[key]
     (folder / UNFINISHED).unlink(missing_ok=True)
     return list({attempt.id: attempt for attempt in found}.values())
 
