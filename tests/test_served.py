@@ -89,6 +89,23 @@ def test_a_served_model_answers_as_it_does_here(talker: Path, address: str, tmp_
     assert len(hashes) == 1
 
 
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"endpoint": {"prompts": "ids"}}, "completions: HTTP 400: .*prompt must be a string"),
+        ({"name": "another"}, "completions: HTTP 400: .*pinned to"),
+    ],
+)
+def test_what_a_server_cannot_do_is_told_and_no_answer(
+    talker: Path, address: str, tmp_path: Path, more: dict[str, Any], why: str
+) -> None:
+    settings = SETTINGS.model_copy(update={"attacks": (config.Page(name="completing"),)})
+    there = model(address, **{"name": str(talker), "tokenizer": str(talker)} | more)
+    with pytest.raises(UserError, match=why):
+        evaluate.evaluate(there, BEHAVIORS[:2], settings, tmp_path / "out")
+    assert not (tmp_path / "out" / "verdicts.jsonl").exists()
+
+
 def test_any_served_model_is_measured_by_one_command(
     talker: Path, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
