@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import talkative
-from demur import evaluate, generate, manifest, models, records
+from demur import evaluate, generate, manifest, models, records, rejudging
 from demur.config import Evaluate, Model, Page
 from demur.errors import UserError
 from demur.measures import Likelihood
@@ -98,7 +98,7 @@ def test_a_file_cut_anywhere_is_completed_byte_for_byte(
     for _ in range(6):
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(whole, out)
-        told = manifest.read(out)
+        told = {k: v for k, v in manifest.read(out).items() if k != rejudging.ANSWERED}
         manifest._write(out, told | {"status": "running"})
         for later in FILES[FILES.index(name) + 1 :]:
             (out / f"{later}.jsonl").unlink()
@@ -295,6 +295,20 @@ def test_other_judges_are_asked_of_a_finished_evaluation_without_its_model(
     assert manifest.read(out)["primary"] == "refusal"
     evaluate.evaluate(model, BEHAVIORS, SETTINGS, out)
     assert contents(out) == old
+
+
+def test_a_judge_that_failed_takes_no_answers_with_it(
+    whole: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = lab(tmp_path, monkeypatch, "gone", "'safe' if n < 25 else 1 / 0")
+    out = tmp_path / "out"
+    with pytest.raises(ZeroDivisionError):
+        evaluate.evaluate(model, BEHAVIORS, change(judges=(Page(name=lost),)), out)
+    monkeypatch.delattr(models, "load")
+    with pytest.raises(ZeroDivisionError):  # the same command again asks the judge alone
+        evaluate.evaluate(model, BEHAVIORS, change(judges=(Page(name=lost),)), out)
+    evaluate.evaluate(model, BEHAVIORS, SETTINGS, out)
+    assert contents(out) == contents(whole)
 
 
 def test_without_likelihood_its_file_is_empty(model: Model, tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def evaluate(
 
     ``known`` are completions this very model has given before; they are not asked again.
     ``start`` is the model this one was trained from (or is), for the drift between the two.
-    Where only the judges are others than those of a finished evaluation, its answers are judged
-    again and no weight is loaded.
+    Where all is answered, by whatever judges, no weight is loaded again: what is left to judge is
+    judged, and where other judges are wanted they are asked.
     Raises UserError for wrong settings, before any weight is loaded, and when more answers stay
     unscored than ``max_unscored`` allows.
     """
@@ -56,17 +56,18 @@ def evaluate(
         inputs["files"] = files
     template = models.template_of(model)
     facts = {"model": model.model_dump(), "chat_template": template, "seed": seed}
-    again = rejudging.reopen(out, inputs)
-    facts |= {"primary": settings.primary} | ({rejudging.AGAIN: True} if again else {})
+    answered = rejudging.reopen(out, inputs)
+    facts |= {"primary": settings.primary} | ({rejudging.ANSWERED: True} if answered else {})
     if manifest.begin(out, inputs, facts):
         manifest.note(out, primary=settings.primary)
         return
-    if again:
+    if answered:
         completions = records.read(out / "completions.jsonl", Completion)
     else:
         completions, trace = _ask(model, behaviors, settings, out, seed, known, start)
         if trace is not None:
             _drift(trace, model, start, out)
+        manifest.note(out, **{rejudging.ANSWERED: True})
     verdicts = judge(completions, settings.judges, out / "verdicts.jsonl")
     refuse_doubt(verdicts, settings.max_unscored, "evaluate.max_unscored")
     manifest.finish(out, completions=len(completions), verdicts=len(verdicts))

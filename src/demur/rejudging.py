@@ -1,4 +1,4 @@
-"""A finished evaluation is asked of other judges: its answers stay, and so what made them."""
+"""What has been answered is asked of other judges: the answers stay, and so what made them."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from demur import config, manifest, records
 from demur.records import Verdict
 
 Inputs = Mapping[str, Any]
-AGAIN = "judged_again"  # in the manifest of an evaluation all of whose answers are there
+ANSWERED = "answered"  # in the manifest of an evaluation all of whose answers are there
 
 
 def reopen(folder: Path, inputs: Inputs) -> bool:
     """Open an evaluation that differs in its judges alone; True if all of its answers are there.
 
     Verdicts of a judge that is still wanted, and set as it was, are kept. Nothing is done to a
-    folder that is not finished, or made from anything else: `manifest.begin` sees to those.
+    folder that lacks answers, or is made from anything else: `manifest.begin` sees to those.
     """
     found, new = manifest.read(folder), json.loads(json.dumps(inputs, default=str))
-    if not (AGAIN in found or found.get("status") == "done"):
+    if not (ANSWERED in found or found.get("status") == "done"):
         return False
     if (old := found["inputs"]) == new:
-        return AGAIN in found
+        return ANSWERED in found
     if _but_judges(old, new) != _but_judges(new, old):
         return False
     # Whoever stops after this line finds it unfinished, and not without verdicts.
-    manifest.reopen(folder, old, **{AGAIN: True})
+    manifest.reopen(folder, old, **{ANSWERED: True})
     kept = [config.spoken_as(judge["name"]) for judge in _judges(new) if judge in _judges(old)]
     path = folder / "verdicts.jsonl"
     records.write(path, [v for v in records.resume(path, Verdict) if v.judge in kept])
