@@ -1,4 +1,4 @@
-"""What the formats share: which answers are wanted, when they were given, how they came out."""
+"""What the formats share: which answers are wanted, and when they were given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from demur import measures
 from demur.errors import UserError
 from demur.measures import Answer, Evaluation
-from demur.records import Kind, Label
+from demur.records import Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,6 @@ def answers(evaluation: Evaluation, scenario: str, kind: Kind) -> list[Answer]:
             f"scenarios with such: {known}"
         )
     return groups[scenario, kind]
-
-
-def outcome(answer: Answer, judge: str) -> Label:
-    """How an answer came out; harm is ``judge``'s to say, of harmful requests alone."""
-    kind = answer.completion.kind
-    return measures.outcome(
-        answer.verdicts, {"harmful": judge, "task": "exact"}.get(kind, "refusal")
-    )
 
 
 def given(evaluation: Evaluation) -> datetime:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from demur import measures
 from demur.exports import _answers
 from demur.exports._answers import Wanted
 from demur.measures import Answer, Evaluation
@@ -25,7 +26,7 @@ def export(evaluation: Evaluation, wanted: Wanted) -> dict[str, Any]:
     """Parameters and jailbreaks. Raises UserError if no harmful request was asked so."""
     asked = _answers.answers(evaluation, wanted.scenario or "direct", "harmful")
     success: Label = "complied" if wanted.judge == "refusal" else "harmful"
-    ends = [_answers.outcome(answer, wanted.judge) for answer in asked]
+    ends = [measures.outcome(answer.verdicts, wanted.judge) for answer in asked]
     found = [
         _jailbreak(place, answer, end == success)
         for place, (answer, end) in enumerate(zip(asked, ends, strict=True))
