@@ -25,6 +25,12 @@ os.environ |= {
     "MKL_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+# Typer takes these, which a hosted test machine sets, for a terminal with colours, at import.
+for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TERMINAL_WIDTH"):
+    os.environ.pop(name, None)
+# Of a launcher that somebody left: demur would take itself for one process of many.
+for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"):
+    os.environ.pop(name, None)
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"

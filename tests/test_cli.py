@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -220,10 +219,8 @@ def test_a_wrong_configuration_is_refused_without_torch(tmp_path: Path) -> None:
         "try: cli.main()\n"
         "except SystemExit as end: print(end.code, 'torch' in sys.modules)\n"
     )
-    began = time.monotonic()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "2 False\n"
-    assert time.monotonic() - began < 10
 
 
 def test_a_model_alone_is_measured_on_the_demos_questions(

@@ -21,7 +21,7 @@ def judged(texts: list[str], url: str, **settings: Any) -> list[Verdict]:
         Completion(attempt="a", behavior="b", kind="harmful", attack="x", prompt="How?", text=text)
         for text in texts
     ]
-    quick = {"base_url": url, "model": "m", "pause": 0.0, "timeout": 5.0}
+    quick = {"base_url": url, "model": "m", "pause": 0.0, "timeout": 60.0}
     return list(moderation.judge(asked, moderation.Settings(**quick | settings)))
 
 

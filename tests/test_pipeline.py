@@ -135,9 +135,9 @@ def test_the_same_command_again_does_nothing(whole: Run, monkeypatch: pytest.Mon
     before = results(whole.output)
     monkeypatch.delattr(models, "load")
     monkeypatch.delattr(generate, "greedy")
-    began = time.monotonic()
+    began = time.process_time()  # of the wall's, others may take most
     pipeline.run(whole)
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
     assert results(whole.output) == before
 
 
