@@ -419,6 +419,12 @@ def test_an_adapter_on_the_output_layer_is_refused(tokenizer, recipe):
     assert "leave lm_head out" in refusal(tokenizer, recipe, EVERYTHING, lora=lora)
 
 
+def test_an_adapter_that_fits_nothing_is_one_line(load, tokenizer, tmp_path):
+    wrong = setting("dpo", lora={"target_modules": ["qproj"]})
+    with pytest.raises(UserError, match=r"train.lora.target_modules=\['qproj'\] does not fit"):
+        training.fit(load(), tokenizer, EVERYTHING, wrong, tmp_path, seed=0)
+
+
 def test_a_pair_needs_two_different_answers(tokenizer):
     lone = Example(messages=asked("How to steal a car"), rejected="First pay", kind="harmful")
     assert "(`chosen`) beside it, and 'How to steal a car' has none" in refusal(

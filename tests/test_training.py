@@ -578,6 +578,14 @@ def test_the_model_is_saved_with_its_tokenizer(load, tokenizer, tmp_path):
     assert trained.get_output_embeddings().weight.shape[0] == len(tokenizer) + 5
 
 
+@pytest.mark.parametrize("modules", [[], ["qproj"], ["norm"]])
+def test_an_adapter_that_fits_nothing_is_one_line(load, tokenizer, tmp_path, modules):
+    with pytest.raises(UserError, match=r"train.lora.target_modules=\[.* does not fit") as refused:
+        lora = LORA | {"target_modules": modules}
+        fit(load(), tokenizer, tmp_path, "sft", ORDINARY, lora=lora)
+    assert "\n" not in str(refused.value)
+
+
 # --- going on after a kill -------------------------------------------------------------------
 
 RUNS = {

@@ -231,13 +231,30 @@ def _dtype(choice: str, full: bool) -> torch.dtype:
 
 
 def with_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PreTrainedModel:
-    """The model with fresh trainable low-rank matrices, the same for the same seed."""
+    """The model with fresh trainable low-rank matrices, the same for the same seed.
+
+    Raises UserError where ``lora.target_modules`` names nothing that can have them.
+    """
     import torch
     from peft import get_peft_model
 
     torch.manual_seed(seed)
-    with quiet():
+    with quiet(), fitting(lora):
         return get_peft_model(model, lora_config(lora))
+
+
+@contextmanager
+def fitting(lora: Lora | None) -> Iterator[None]:
+    """What PEFT says of modules that a model has not, or cannot adapt, is a UserError."""
+    try:
+        yield
+    except ValueError as error:
+        if lora is None or not re.search(r"target.module", str(error), re.IGNORECASE):
+            raise
+        raise UserError(
+            f"train.lora.target_modules={_targets(lora)!r} does not fit this model: name linear "
+            "layers of it by the last part of their names, or take 'all-linear'"
+        ) from None
 
 
 def lora_config(lora: Lora) -> Any:

@@ -86,7 +86,7 @@ def trainer(
 
     ``arguments`` are those of transformers' TrainingArguments. The reference is the starting
     model: itself without its new adapter, or a copy where every weight or an old adapter is
-    trained. Raises UserError as `check`.
+    trained. Raises UserError as `check`, and where ``fit.lora`` does not fit the model.
     """
     import trl
 
@@ -102,7 +102,7 @@ def trainer(
     per_pass = settings.per_device_train_batch_size * settings.world_size
     data = Epochs(_two_by_two(draw) if pairs else draw, {}, settings.seed, per_pass, None)
     pad = chat.pad_id(tokenizer)
-    with models.quiet():
+    with models.quiet(), models.fitting(fit.lora):
         return _on_rows(getattr(trl, f"{target.trainer}Trainer"), data)(
             model,
             ref_model=None if fit.lora or adapted else copy.deepcopy(model),
