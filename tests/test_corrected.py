@@ -59,6 +59,11 @@ def test_what_those_errors_cannot_bring_about_is_clipped_and_said(
     assert found.plain()["clipped"] is clipped
 
 
+def test_an_interval_that_is_clipped_whole_is_none() -> None:
+    found = corrected.correct(Rate(0, 100), errors(Rate(90, 100), Rate(60, 100)))
+    assert found is not None and str(found) == "0.0 %, clipped with its interval"
+
+
 @pytest.mark.parametrize(
     ("judge", "known"),
     [
@@ -140,7 +145,7 @@ def test_the_page_says_what_it_was_corrected_by(tmp_path: Path) -> None:
     page = report.build({"before": folder}, tmp_path / "out", primary="harm")
     for text in (page.read_text("utf-8"), page.with_name("report.md").read_text("utf-8")):
         plain = text.replace("\\", "").replace("&#39;", "'")
-        assert "corrected 100.0 % (" in plain and "%), clipped" in plain
+        assert "corrected 100.0 % [" in plain and ", 100.0], clipped" in plain
         assert f"Its rates are corrected by its errors on {harm.ERRORS.source}" in plain
         assert "it found 154 of 188 that people call harmful (sensitivity 0.82)" in plain
         assert "it supposes that" in plain.lower().replace("\n", " ")

@@ -220,6 +220,26 @@ def test_an_adapter_answers_too(target: Target) -> None:
     assert adapted == list(generate.greedy(target, prompts, [12] * 6, 3)), "a fresh one is none"
 
 
+def test_an_answer_tells_how_far_its_first_tokens_reach(target: Target, tmp_path: Path) -> None:
+    """Each of the tiny model's tokens is a character or more; the end of a short answer is its own."""
+    found = complete(target, ATTEMPTS, tmp_path / "c.jsonl", tokens=40)
+    ids = {c.attempt: chat.raw_ids(target.tokenizer, c.text) for c in found}
+    same = [c for c in found if len(ids[c.attempt]) == c.tokens]
+    assert len(same) > 10
+    for completion in same:
+        first = [target.tokenizer.decode(ids[completion.attempt][:n]) for n in sampler.REACH]
+        assert completion.reach == tuple(map(len, first))
+        if completion.tokens <= sampler.REACH[0]:
+            assert completion.reach == (len(completion.text),) * 2
+    assert any(c.reach[0] < c.reach[1] for c in same)
+
+
+def test_a_character_cut_in_two_is_no_part_of_what_is_reached() -> None:
+    text = "abcd\u00e9fgh".encode()
+    told = sampler.reach(list(text), lambda ids: bytes(ids).decode(errors="replace"))
+    assert told == (4, 8)
+
+
 def test_likelihood_is_what_the_logits_say(target: Target) -> None:
     asked = [(prompt, f"Here is {prompt} and more")[:2] for prompt in PROMPTS]
     rows = [generate.row(target, prompt, answer) for prompt, answer in asked]

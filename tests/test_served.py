@@ -83,6 +83,7 @@ def test_a_served_model_answers_as_it_does_here(talker: Path, address: str, tmp_
         assert (found.text, found.prompt, found.prefill) == (own.text, own.prompt, own.prefill)
         if found.tokens < 24:  # a server calls an end at the limit cut off
             assert (found.tokens, found.finish) == (own.tokens, own.finish)
+            assert found.reach == own.reach
     assert {c.finish for c in theirs.values()} == {"stop", "length"}
     assert {c.attack for c in theirs.values()} == {"direct", "prefill", "completing"}
     assert (tmp_path / "there" / "likelihood.jsonl").read_bytes() == b""

@@ -240,6 +240,7 @@ def test_benchmarks_know_their_kind(
             category=category,
             topic=topic,
             source=source,
+            pair="xstest homonyms 1" if source == "xstest" else "",
         )
     ]
 
@@ -279,6 +280,45 @@ def test_xstest_keeps_only_unsafe_compliance_as_an_answer(tmp_path: Path) -> Non
     ]
     assert {e.kind for e in sources.load(path, kind="lookalike")} == {"lookalike"}
     assert "no everyday example" in said(path, kind="everyday")
+
+
+def test_xstests_twins_share_a_name(tmp_path: Path) -> None:
+    """The third of a type's 25 and the third of its contrasts, in either of its files."""
+    told = [
+        ("3", "homonyms", "xstest homonyms 3"),
+        ("28", "contrast_homonyms", "xstest homonyms 3"),
+        ("v2-28", "contrast_homonyms", "xstest homonyms 3"),
+        ("29", "contrast_homonyms", "xstest homonyms 4"),
+        ("50", "contrast_homonyms", "xstest homonyms 25"),
+        ("278", "real_group_nons_discr", "xstest discr 3"),
+        ("303", "contrast_discr", "xstest discr 3"),
+        ("253", "nons_group_real_discr", ""),
+        ("403", "privacy_fictional", "xstest privacy 3"),
+        ("428", "contrast_privacy", "xstest privacy 3"),
+        ("378", "privacy_public", ""),
+        ("", "homonyms", ""),
+        ("first", "homonyms", ""),
+    ]
+    path = tmp_path / "xstest.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "prompt", "type", "label", "focus", "note"])
+        for n, (id, sort, _) in enumerate(told):
+            label = "unsafe" if "contrast" in sort else "safe"
+            writer.writerow([id, f"prompt {n}", sort, label, "", ""])
+    found = sources.load(path)
+    assert [e.pair for e in found] == [pair for *_, pair in told]
+    assert [b.pair for b in sources.behaviors(found)] == [pair for *_, pair in told]
+
+
+def test_xstests_real_twins_are_about_the_same() -> None:
+    found = sources.load(real("xstest/xstest_prompts.csv"))
+    safe, unsafe = (
+        {e.pair: e.topic for e in found if e.kind == kind and e.pair}
+        for kind in ("lookalike", "harmful")
+    )
+    assert len(safe) == len(unsafe) == 200 and safe.keys() == unsafe.keys()
+    assert sum(safe[pair] != unsafe[pair] for pair in safe) == 1  # bank (account) fraud
 
 
 def test_own_rows_survive_the_round_trip(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ class Corrected:
 
     def __str__(self) -> str:
         rate = self.value
+        if rate.low == rate.high:  # no interval of certainty: all of it was put there
+            return f"{100 * rate.value:.1f} %, clipped with its interval"
         told = f"{100 * rate.value:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
         return f"{told}, clipped" if self.clipped else told
 

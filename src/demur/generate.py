@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 
-from demur import chat, decoding, losses, models, records
+from demur import chat, decoding, losses, models, records, sampler
 from demur.config import Decoding, Model
 from demur.errors import UserError
 from demur.records import Attempt, Message
@@ -102,8 +103,9 @@ def _said(
     target: Target, attempt: Attempt, prompt: list[int], ids: list[int], limit: int
 ) -> Answer:
     goes_on = bool(attempt.prefill) or attempt.raw
-    said = text(target.tokenizer, ids, after=prompt[-1:] if goes_on else [])
-    return Answer(attempt, said, len(ids), "length" if len(ids) == limit else "stop")
+    decode = partial(text, target.tokenizer, after=prompt[-1:] if goes_on else [])
+    finish: Literal["stop", "length"] = "length" if len(ids) == limit else "stop"
+    return Answer(attempt, decode(ids), len(ids), finish, sampler.reach(ids, decode))
 
 
 def text(tokenizer: Any, ids: list[int], after: list[int]) -> str:

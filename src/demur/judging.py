@@ -254,9 +254,9 @@ def _behind(found: Mapping[str, Any] | None) -> str:
     """The rate corrected for the judge's errors, and whose answers these were counted on."""
     if found is None:
         return ""
-    clipped = ", clipped" if found["clipped"] else ""
-    rate = f"{found['rate']:.1%} [{found['low']:.1%}, {found['high']:.1%}]{clipped}"
-    return f"\n{'':<12} {'corrected':<10} {rate}, by {found['calibration']}"
+    clipped = " (clipped)" if found["clipped"] else ""
+    rate = f"{_percent(found['rate'])}  [{found['low']:.1%}, {found['high']:.1%}]{clipped}"
+    return f"\n{'':<12} {'corrected':<10} {rate}  by {found['calibration']}"
 
 
 def _percent(rate: float | None) -> str:

@@ -49,6 +49,7 @@ class Example:
     ``chosen`` is the answer to learn and ``rejected`` the one to move away from (TRL's names);
     either may be missing, and is then collected from the model where a recipe needs it. An
     ``unfinished`` chosen answer was cut off: its words are learnt, that it ends there is not.
+    ``pair`` is the name that a look-alike and its harmful twin share, where a data set has twins.
     A ``ready`` example is one training row as its author cut it: ``chosen`` goes on from the whole
     of ``rejected``, or ``rejected`` stands alone as an answer to learn transitions along.
     """
@@ -62,6 +63,7 @@ class Example:
     kind: Kind = "everyday"
     category: str = ""
     topic: str = ""
+    pair: str = ""
     source: str = ""
 
     @property
@@ -85,8 +87,8 @@ class Behavior:
 
     ``unsafe`` is a harmful answer (the start of it is what `prefill` puts in the model's
     mouth), ``answer`` a good one to a harmless request; how likely a model finds them is
-    measured. A task's ``answer`` is the right one. ``pair`` names a look-alike's harmful twin
-    where the data set has one.
+    measured. A task's ``answer`` is the right one. ``pair`` is the name that a look-alike and its
+    harmful twin share, where the data set has twins.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -137,6 +139,8 @@ class Completion:
 
     ``text`` is the model's own continuation, without the prefill. ``tokens`` counts generated
     tokens, the turn end not included; ``finish`` is ``length`` where the limit cut it off.
+    ``reach`` counts the characters of ``text`` that its first 5 and its first 30 tokens make;
+    empty where no tokenizer was at hand.
     ``expected`` is the right answer where there is only one: to a task.
     """
 
@@ -150,6 +154,7 @@ class Completion:
     variant: str = ""
     prefill: str = ""
     tokens: int = 0
+    reach: tuple[int, ...] = ()
     finish: Literal["stop", "length"] = "stop"
     model: str = ""
     expected: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,12 +16,25 @@ from demur.records import Attempt, Behavior, Completion
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The model's own continuation of an attempt; ``tokens`` without the turn end."""
+    """The model's own continuation of an attempt; ``tokens`` without the turn end.
+
+    ``reach`` is that of a Completion.
+    """
 
     attempt: Attempt
     text: str
     tokens: int
     finish: Literal["stop", "length"]
+    reach: tuple[int, ...] = ()
+
+
+REACH = (5, 30)  # tokens whose end in the text is kept: where the bins of first refusals end
+
+
+def reach(ids: Sequence[int], decode: Callable[[list[int]], str]) -> tuple[int, ...]:
+    """How many characters an answer's first 5 and its first 30 tokens make, all where it ends
+    sooner; a character cut in two belongs to the token that completes it."""
+    return tuple(len(decode(list(ids[:n])).rstrip("\ufffd")) for n in REACH)
 
 
 class Sampler(Protocol):
@@ -96,6 +109,7 @@ def _completion(target: Sampler, asked: Mapping[str, Behavior], answer: Answer) 
         prefill=attempt.prefill,
         text=answer.text,
         tokens=answer.tokens,
+        reach=answer.reach,
         finish=answer.finish,
         model=target.name,
         expected=behavior.answer if behavior.kind == "task" else None,

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-from demur import chat, endpoint, models
+from demur import chat, endpoint, models, sampler
 from demur.config import Decoding, Model
 from demur.endpoint import Said, Server, Unanswered
 from demur.errors import UserError
@@ -101,9 +101,16 @@ class Target:
         )
 
     def _answer(self, attempt: Attempt, said: Said) -> Answer:
-        counted = said.tokens
+        counted, ids = said.tokens, list[int]()
+        if self.settings.tokenizer:
+            ids = chat.raw_ids(self.tokenizer, said.text)
         if counted is None:
-            counted = len(chat.raw_ids(self.tokenizer, said.text)) if self.settings.tokenizer else 0
+            counted = len(ids)
         elif said.finish == "stop":  # servers count the turn end
             counted = max(0, counted - 1)
-        return Answer(attempt, said.text, counted, said.finish)
+        return Answer(attempt, said.text, counted, said.finish, self._reach(ids))
+
+    def _reach(self, ids: list[int]) -> tuple[int, ...]:
+        if not self.settings.tokenizer:
+            return ()
+        return sampler.reach(ids, partial(self.tokenizer.decode, skip_special_tokens=True))

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from demur import measures, records
 from demur.errors import UserError
-from demur.report import along, card, comparable, lines, results, words
+from demur.report import along, card, comparable, lines, results, twins, words
 from demur.report.along import Across
 from demur.report.card import Origin
 from demur.report.chosen import choose
@@ -104,7 +104,7 @@ def side_by_side(
 
 def figures_of(folder: Path, primary: str = "refusal") -> dict[str, Any]:
     """Every figure of an evaluation folder as plain values. Raises UserError for a partial one."""
-    return results.figures(measures.figures(folder, primary))
+    return results.figures(twins.measured(measures.load(folder), primary))
 
 
 def _refuse_file(out: Path) -> None:

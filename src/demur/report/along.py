@@ -11,12 +11,13 @@ from demur import measures
 from demur.errors import UserError
 from demur.measures import Figure
 from demur.metrics import Rate
-from demur.report import plots, results, words
+from demur.report import plots, results, twins, words
 from demur.report.results import Measured
 from demur.report.runs import Training
 
 DATA = "data"
 OVER, SAFE = "direct/lookalike/refused", "direct/harmful/refused"
+RISING = ("/correct", "/told_apart")  # what is drawn though it should be high
 PLANE = "Harmful requests declined (up) against look-alikes declined (across)"
 
 
@@ -43,7 +44,7 @@ def checkpoints(folders: Mapping[str, Mapping[int, Path]], primary: str) -> dict
     """A line for each training: its evaluations by step. Raises UserError for a partial one."""
     return {
         name: [
-            Point(step, {figure.key: figure for figure in measures.figures(folder, primary)})
+            Point(step, {f.key: f for f in twins.measured(measures.load(folder), primary)})
             for step, folder in sorted(steps.items())
         ]
         for name, steps in folders.items()
@@ -108,9 +109,9 @@ def drawings(of: Mapping[int, Sequence[Point]]) -> dict[str, str]:
 
 
 def _titles(lines: Iterable[Sequence[Point]]) -> dict[str, str]:
-    """Keys and titles of the rates that should be low, and of the tasks solved."""
+    """Keys and titles of the rates that should be low, of tasks solved and pairs told apart."""
     every = [figure for points in lines for point in points for figure in point.figures.values()]
-    drawn = [f for f in every if f.better == "lower" or f.key.endswith("/correct")]
+    drawn = [f for f in every if f.better == "lower" or f.key.endswith(RISING)]
     return {f.key: words.line(f.title) for f in drawn if isinstance(f.value, Rate)}
 
 
@@ -129,6 +130,18 @@ def _plane(points: Sequence[Point]) -> list[tuple[str, Rate, Rate]]:
         for point in points
         if (over := _rate(point, OVER)) and (safe := _rate(point, SAFE))
     ]
+
+
+def models(table: words.Table, names: Sequence[str]) -> dict[str, str]:
+    """The same plane with each model as one point; nothing where none was asked both."""
+    rows = [(name, _value(table, OVER, n), _value(table, SAFE, n)) for n, name in enumerate(names)]
+    points = {n: (name, x, y) for n, (name, x, y) in enumerate(rows) if x and y}
+    return {PLANE: plots.points(PLANE, points)} if points else {}
+
+
+def _value(table: words.Table, key: str, place: int) -> Rate | None:
+    figure = table[key][place] if key in table else None
+    return figure.value if figure and isinstance(figure.value, Rate) and figure.n else None
 
 
 def plain(lines: Lines) -> dict[str, list[dict[str, Any]]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from demur import measures
 from demur.measures import Answer, Evaluation
-from demur.report import compare, tables
+from demur.report import compare, tables, twins
 from demur.report.compare import Comparison
 from demur.report.words import Table
 
@@ -22,7 +22,7 @@ class Side:
 
 def side_by_side(evaluations: Sequence[Evaluation], primary: str) -> Side:
     """One without answers has no figures."""
-    told = [measures.measure(e, primary) if e.answers else [] for e in evaluations]
+    told = [twins.measured(e, primary) if e.answers else [] for e in evaluations]
     first, *others = evaluations
     found = [compare.compare(first, other, primary) for other in others]
     return Side(tables.by_key(told), [{}, *found])

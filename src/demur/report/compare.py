@@ -9,6 +9,7 @@ from demur import measures, metrics
 from demur.measures import Answer, Evaluation
 from demur.metrics import Estimate, Flag, McNemar
 from demur.records import Kind, Label
+from demur.report import twins
 
 CHANCE = 0.05
 
@@ -35,7 +36,7 @@ class Comparison:
 def compare(before: Evaluation, after: Evaluation, primary: str) -> dict[str, Comparison]:
     """Each figure's key → how the two differ, on what both were asked and scored in both."""
     rates = _rates(before, after, primary) | _bests(before, after, primary)
-    return rates | _likelihoods(before, after)
+    return rates | _twins(before, after) | _likelihoods(before, after)
 
 
 def shared(before: Evaluation, after: Evaluation) -> tuple[int, int]:
@@ -73,11 +74,28 @@ def _bests(before: Evaluation, after: Evaluation, primary: str) -> dict[str, Com
                 [measures.any_of(of[id], what.label, primary) for id in asked]
                 for of in (mine, theirs)
             )
-            test = metrics.mcnemar(one, two)
-            if n := len(asked) - test.unscored:
-                compared = Comparison(metrics.newcombe(two, one), n, test)
-                found[f"{scenario}/harmful/{what.label}"] = compared
+            if both := _flips(one, two):
+                found[f"{scenario}/harmful/{what.label}"] = both
     return found
+
+
+def _twins(before: Evaluation, after: Evaluation) -> dict[str, Comparison]:
+    """Of pairs of twins a behavior is one, and a pair goes by its look-alike."""
+    others, found = twins.flags(after), dict[str, Comparison]()
+    for key, mine in twins.flags(before).items():
+        theirs = others.get(key, {})
+        asked = [id for id in mine if id in theirs]
+        if both := _flips([mine[id] for id in asked], [theirs[id] for id in asked]):
+            found[key] = both
+    return found
+
+
+def _flips(before: list[Flag], after: list[Flag]) -> Comparison | None:
+    """None where no pair was scored."""
+    test = metrics.mcnemar(before, after)
+    if not (n := len(before) - test.unscored):
+        return None
+    return Comparison(metrics.newcombe(after, before), n, test)
 
 
 def _pairs(one: Sequence[Answer], two: Sequence[Answer]) -> list[tuple[Answer, Answer]]:

@@ -68,7 +68,7 @@ def bars(panel: str, measures: Sequence[Bars], models: Sequence[str]) -> str:
     with style.context(["default", STYLE]):
         canvas, axes = _rows(measures, len(models))
         for top, measure in _tops(measures, len(models)):
-            axes.text(-GUTTER, top, _short(measure.title, 60), va="center", weight="bold")
+            axes.text(-GUTTER, top, short(measure.title, 60), va="center", weight="bold")
             for model, rate in enumerate(measure.rates):
                 _bar(axes, top + ROW * (model + 1), model, models[model], rate)
         return _svg(canvas, panel)
@@ -76,7 +76,7 @@ def bars(panel: str, measures: Sequence[Bars], models: Sequence[str]) -> str:
 
 def _bar(axes: Any, y: float, model: int, name: str, rate: Rate | None) -> None:
     full = _full()
-    axes.text(-6, y, _short(name), ha="right", va="center", color=MUTED)
+    axes.text(-6, y, short(name), ha="right", va="center", color=MUTED)
     if rate is None or not rate.n:
         nothing = "none scored" if rate else "not measured"
         axes.text(2, y, nothing, va="center", color=MUTED, style="italic")
@@ -94,14 +94,14 @@ def stacks(panel: str, groups: Sequence[Stack], models: Sequence[str]) -> str:
     with style.context(["default", STYLE]):
         canvas, axes = _rows(groups, len(models))
         for top, group in _tops(groups, len(models)):
-            axes.text(-GUTTER, top, _short(group.title, 60), va="center", weight="bold")
+            axes.text(-GUTTER, top, short(group.title, 60), va="center", weight="bold")
             for model, counts in enumerate(group.counts):
                 _stack(axes, top + ROW * (model + 1), models[model], counts)
         return _svg(canvas, panel)
 
 
 def _stack(axes: Any, y: float, name: str, counts: Mapping[str, int]) -> None:
-    axes.text(-6, y, _short(name), ha="right", va="center", color=MUTED)
+    axes.text(-6, y, short(name), ha="right", va="center", color=MUTED)
     total, left = sum(counts.values()), 0.0
     if not total:
         axes.text(2, y, "not measured", va="center", color=MUTED, style="italic")
@@ -174,7 +174,8 @@ def _full() -> float:
     return WIDTH - GUTTER - 44
 
 
-def _short(text: str, length: int = 14) -> str:
+def short(text: str, length: int = 14) -> str:
+    """A name as a drawing has room for it."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

@@ -10,6 +10,7 @@ from demur.report import figures
 
 LARGE = 20  # times the smallest x: from here on the axis is logarithmic
 TICKS = 6
+LABEL = 8.0  # how high a point's label stands, in per cent of the drawing
 Points = Sequence[tuple[float, Rate]]
 
 
@@ -41,9 +42,28 @@ def plane(title: str, lines: Mapping[int, Sequence[tuple[str, Rate, Rate]]]) -> 
             for (label, _, _), x, y in zip(points, xs, ys, strict=True):
                 figures.dot(axes, place, x, y)
                 axes.text(x + 1.5, y + 2, label, fontsize=8, color=figures.MUTED)
-        axes.set_xlim(-3, 103)
-        axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
-        _percent(axes)
+        _square(axes)
+
+    return figures.plot(title, draw)
+
+
+def points(title: str, models: Mapping[int, tuple[str, Rate, Rate]]) -> str:
+    """One rate against another, in per cent, with their 95 % intervals: a point for each place.
+
+    Each has its label, x and y.
+    """
+
+    def draw(axes: Any) -> None:
+        free = 103.0  # labels keep clear of those above them
+        for place, (label, one, two) in sorted(models.items(), key=lambda item: -item[1][2].rate):
+            x, y = 100 * one.rate, 100 * two.rate
+            _whisker(axes, place, [100 * one.low, 100 * one.high], [y, y])
+            _whisker(axes, place, [x, x], [100 * two.low, 100 * two.high])
+            figures.dot(axes, place, x, y)
+            free = min(y + 3, free - LABEL)
+            side = {"ha": "left", "x": x + 2} if x < 60 else {"ha": "right", "x": x - 2}
+            axes.text(y=free, s=figures.short(label), fontsize=8, color=figures.MUTED, **side)
+        _square(axes)
 
     return figures.plot(title, draw)
 
@@ -66,6 +86,12 @@ def histogram(title: str, bins: Sequence[str], counts: Sequence[Sequence[int]]) 
 
 def _whisker(axes: Any, place: int, xs: Sequence[float], ys: Sequence[float]) -> None:
     axes.plot(xs, ys, color=figures.colour(place), linewidth=1, alpha=0.55)
+
+
+def _square(axes: Any) -> None:
+    axes.set_xlim(-3, 103)
+    axes.set_xticks([0, 25, 50, 75, 100], ["0", "25", "50", "75", "100 %"])
+    _percent(axes)
 
 
 def _percent(axes: Any) -> None:

@@ -60,6 +60,7 @@ def gather(
 
 def plain(found: Measured) -> dict[str, Any]:
     """What ``results.json`` holds."""
+    unit = positions.unit(found.evaluations.values())
     models = {
         name: {
             **_plain(found.table, found.comparisons, place),
@@ -67,7 +68,7 @@ def plain(found: Measured) -> dict[str, Any]:
                 source: _plain(side.table, side.comparisons, place)
                 for source, side in found.sources.items()
             },
-            "first_refusal": positions.counts(evaluation),
+            "first_refusal": positions.counts(evaluation, unit),
             "language": speech.plain(evaluation),
             "manifest": evaluation.manifest,
         }
@@ -78,6 +79,7 @@ def plain(found: Measured) -> dict[str, Any]:
         "models": models,
         "chat_template": notes.template(found.evaluations),
         "judges": found.versions,
+        "first_refusal_in": f"{unit}s",
         "primary": found.primary,
         "notes": notes.warnings(found.evaluations, found.primary),
     }

@@ -94,11 +94,7 @@ def _cell(figure: Figure, first: Figure | None, found: Comparison | None, anchor
 
 
 def _behind(figure: Figure) -> str:
-    if not (found := figure.corrected):
-        return ""
-    rate = found.value
-    told = f"{100 * rate.value:.1f} % ({100 * rate.low:.1f} – {100 * rate.high:.1f} %)"
-    return f"corrected {told}{', clipped' if found.clipped else ''}"
+    return f"corrected {figure.corrected}" if figure.corrected else ""
 
 
 def link(key: str, model: int, groups: Sequence[Group]) -> str:

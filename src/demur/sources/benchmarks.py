@@ -10,7 +10,8 @@
 In this order: HarmBench (a context goes before the behavior, as its own code does it), AdvBench,
 JailbreakBench, StrongREJECT, XSTest and OR-Bench. ``target`` is the opening of an affirmative
 answer and no answer, so it is left out. XSTest says of each prompt whether it is safe: its safe
-ones are look-alikes, and a given ``kind`` picks its rows instead of renaming them. Of its
+ones are look-alikes, and a given ``kind`` picks its rows instead of renaming them. Most have a
+twin on the other side, which the rows' ids tell: ``pair`` is then a name that both have. Of its
 annotated completions only full compliance with an unsafe prompt is kept, as ``rejected``.
 JailbreakBench's harmful and benign files have the same columns, and so do OR-Bench's (and the hub
 copies of HarmBench and StrongREJECT): they need ``kind``.
@@ -20,6 +21,7 @@ HarmBench, AdvBench, JailbreakBench, StrongREJECT: MIT; XSTest, OR-Bench: CC BY 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -89,8 +91,24 @@ def _xstest(row: Row, kind: Kind | None) -> Iterator[Example]:
             kind=own,
             category=text(row, "type").removeprefix("contrast_"),
             topic=optional(row, "focus"),
+            pair=_pair(row),
             source="xstest",
         )
+
+
+# XSTest has 25 prompts of a type in a row, each written against the one at the same place among
+# the type's contrasts. Two types have none, and two go by another name there.
+A_TYPE = 25
+ALONE = ("nons_group_real_discr", "privacy_public")
+CONTRASTS = {"real_group_nons_discr": "discr", "privacy_fictional": "privacy"}
+
+
+def _pair(row: Row) -> str:
+    of = text(row, "type").removeprefix("contrast_")
+    place = re.fullmatch(r"(?:v2-)?(\d+)", str(row.get("id")))
+    if not place or of in ALONE:
+        return ""
+    return f"xstest {CONTRASTS.get(of, of)} {(int(place[1]) - 1) % A_TYPE + 1}"
 
 
 _FILES = (
