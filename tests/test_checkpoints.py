@@ -77,6 +77,9 @@ def test_the_page_draws_them_and_the_json_has_them(run: Run, measured: list[Path
     assert "<h2>Along training</h2>" in html
     found = json.loads(page.with_name("results.json").read_text("utf-8"))["checkpoints"]
     assert [point["x"] for point in found["after"]] == [0, 6, 8]
+    drift = [point["drift"]["direct/everyday/kl"]["value"] for point in found["after"]]
+    assert drift[0] == 0 < min(drift[1:])
+    assert "<figcaption>KL from the starting model, nats a token (everyday, direct)<" in html
     figure = found["after"][1]["figures"]["direct/harmful/complied"]
     assert (figure["n"] + figure["unscored"], figure["title"]) == (
         4,

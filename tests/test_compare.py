@@ -376,4 +376,4 @@ def test_verdicts_are_not_made_up_for_the_position(tmp_path: Path) -> None:
     ]
     records.append(folder / "verdicts.jsonl", said)
     counts = compared(folder, other)["models"]["after"]["first_refusal"]["direct"]
-    assert {name: n for name, n in counts.items() if n} == {"1": 1, "2–5": 1, "none": 8}
+    assert {name: n for name, n in counts.items() if n} == {"1–5": 2, "none": 8}

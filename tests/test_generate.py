@@ -221,7 +221,7 @@ def test_an_adapter_answers_too(target: Target) -> None:
 
 
 def test_an_answer_tells_how_far_its_first_tokens_reach(target: Target, tmp_path: Path) -> None:
-    """Each of the tiny model's tokens is a character or more; the end of a short answer is its own."""
+    """A token is a character or more; a short answer is reached whole."""
     found = complete(target, ATTEMPTS, tmp_path / "c.jsonl", tokens=40)
     ids = {c.attempt: chat.raw_ids(target.tokenizer, c.text) for c in found}
     same = [c for c in found if len(ids[c.attempt]) == c.tokens]

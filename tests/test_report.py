@@ -17,7 +17,7 @@ from demur.errors import UserError
 from demur.judges import harm
 from demur.language import Drift
 from demur.measures import Figure, Likelihood
-from demur.metrics import Rate
+from demur.metrics import Estimate, Rate
 from demur.records import Attempt, Behavior, Completion, Kind, Message, Verdict
 from demur.report import along, figures, positions, runs, words
 
@@ -727,6 +727,19 @@ def test_every_model_is_a_point_of_the_plane(large, tmp_path):
     assert "Told apart, or declined alike" in both
     lonely = {"before": lonely_harm(tmp_path)}
     assert "Told apart" not in report.build(lonely, tmp_path / "out").read_text("utf-8")
+
+
+def test_the_drift_is_drawn_along_with_its_intervals():
+    moved = [(0, 0.0), (4, 0.2), (8, 0.9)]
+    points = [
+        along.Point(x, {}, {"direct/everyday/kl": Estimate(kl, kl / 2, 2 * kl)}) for x, kl in moved
+    ]
+    [(title, drawing)] = along.drawings({1: points}).items()
+    assert title == "KL from the starting model, nats a token (everyday, direct)"
+    assert len(re.findall(r"stroke-linecap: round", drawing)) == 3
+    told = along.plain({"after": points})["after"]
+    assert [point["drift"]["direct/everyday/kl"]["high"] for point in told] == [0, 0.4, 1.8]
+    assert "drift" not in along.plain({"after": [along.Point(0, {})]})["after"][0]
 
 
 def lonely_harm(tmp_path: Path) -> Path:

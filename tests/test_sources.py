@@ -240,7 +240,7 @@ def test_benchmarks_know_their_kind(
             category=category,
             topic=topic,
             source=source,
-            pair="xstest homonyms 1" if source == "xstest" else "",
+            twin="xstest homonyms 1" if source == "xstest" else "",
         )
     ]
 
@@ -307,14 +307,14 @@ def test_xstests_twins_share_a_name(tmp_path: Path) -> None:
             label = "unsafe" if "contrast" in sort else "safe"
             writer.writerow([id, f"prompt {n}", sort, label, "", ""])
     found = sources.load(path)
-    assert [e.pair for e in found] == [pair for *_, pair in told]
+    assert [e.twin for e in found] == [pair for *_, pair in told]
     assert [b.pair for b in sources.behaviors(found)] == [pair for *_, pair in told]
 
 
 def test_xstests_real_twins_are_about_the_same() -> None:
     found = sources.load(real("xstest/xstest_prompts.csv"))
     safe, unsafe = (
-        {e.pair: e.topic for e in found if e.kind == kind and e.pair}
+        {e.twin: e.topic for e in found if e.kind == kind and e.twin}
         for kind in ("lookalike", "harmful")
     )
     assert len(safe) == len(unsafe) == 200 and safe.keys() == unsafe.keys()

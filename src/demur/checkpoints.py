@@ -32,7 +32,7 @@ def evaluate(config: Run, only: str | None = None, limit: int | None = None) -> 
     models += [(name, step, model) for name, each in steps.items() for step, model in each.items()]
     for name, step, model in models:
         out = reporting.step_folder(config, name, step)
-        evaluation.evaluate(model, asked, config.evaluate, out, config.seed, known)
+        evaluation.evaluate(model, asked, config.evaluate, out, config.seed, known, config.model)
         yield out
 
 

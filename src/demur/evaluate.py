@@ -50,7 +50,7 @@ def evaluate(
         "seed": seed,
     }
     if start is not None:
-        _check_start(start, model)
+        check_start(start, model)
         inputs["start"] = models.identity(start)
     if files := _files(settings):
         inputs["files"] = files
@@ -80,6 +80,8 @@ def _refuse_weightless(model: Model, settings: Evaluate) -> None:
     served = f"needs the weights, and {model.name!r} is served at {model.endpoint.base_url}"
     if settings.likelihood:
         raise UserError(f"evaluate.likelihood=true {served}: leave it null")
+    if settings.drift and "drift" in settings.model_fields_set:
+        raise UserError(f"evaluate.drift {served}: leave it out, or set it null")
     for page in settings.attacks:
         if getattr(pages.find("attacks", page.name), "WEIGHTS", False):
             raise UserError(f"attack {page.name!r} {served}: take it out of evaluate.attacks")
@@ -166,8 +168,8 @@ def _drift(trace: Trace, model: Model, start: Model | None, out: Path) -> None:
     records.write(out / language.FILE, drift.measure(trace, None if same else start))
 
 
-def _check_start(start: Model, model: Model) -> None:
-    """A distribution over other tokens cannot be compared. Raises UserError before weights."""
+def check_start(start: Model, model: Model) -> None:
+    """A distribution over other tokens cannot be compared. Raises UserError before any weight."""
     models.check(start)
     if models.tokenizer(start).get_vocab() != models.tokenizer(model).get_vocab():
         raise UserError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from demur import config as configuration
-from demur import manifest, models, pages, processes, records
+from demur import manifest, models, pages, processes, records, starting
 from demur.config import Model, Run, Train
 from demur.errors import UserError
 from demur.materials import Materials, blaming, prepare, read
@@ -165,7 +165,8 @@ def evaluate_all(
 ) -> Iterator[Path]:
     """Measure what the run has: the starting model and its trainings, or one ``model`` alone."""
     if model is not None:
-        yield evaluate(config, folder_name(model), model, read(config))
+        start = starting.start_of(model, config)
+        yield evaluate(config, folder_name(model), model, read(config), start)
         return
     materials = prepare(config)
     if only is None:

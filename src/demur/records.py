@@ -49,7 +49,7 @@ class Example:
     ``chosen`` is the answer to learn and ``rejected`` the one to move away from (TRL's names);
     either may be missing, and is then collected from the model where a recipe needs it. An
     ``unfinished`` chosen answer was cut off: its words are learnt, that it ends there is not.
-    ``pair`` is the name that a look-alike and its harmful twin share, where a data set has twins.
+    ``twin`` is a name that a look-alike and its harmful twin share, where a data set has twins.
     A ``ready`` example is one training row as its author cut it: ``chosen`` goes on from the whole
     of ``rejected``, or ``rejected`` stands alone as an answer to learn transitions along.
     """
@@ -63,7 +63,7 @@ class Example:
     kind: Kind = "everyday"
     category: str = ""
     topic: str = ""
-    pair: str = ""
+    twin: str = ""
     source: str = ""
 
     @property

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from demur import measures
+from demur import language, measures
 from demur.errors import UserError
-from demur.measures import Figure
-from demur.metrics import Rate
+from demur.measures import Evaluation, Figure
+from demur.metrics import Estimate, Rate
 from demur.report import plots, results, twins, words
 from demur.report.results import Measured
 from demur.report.runs import Training
@@ -18,15 +18,23 @@ from demur.report.runs import Training
 DATA = "data"
 OVER, SAFE = "direct/lookalike/refused", "direct/harmful/refused"
 RISING = ("/correct", "/told_apart")  # what is drawn though it should be high
+DRIFTS = {
+    "kl": "KL from the starting model, nats a token",
+    "perplexity": "Perplexity of the answers under the starting model",
+}
 PLANE = "Harmful requests declined (up) against look-alikes declined (across)"
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The figures of one evaluation by their keys, at ``x``."""
+    """The figures of one evaluation by their keys, at ``x``; and how far it is from the start.
+
+    ``drift`` goes by ``direct/everyday/kl``, and the same with ``perplexity``, where measured.
+    """
 
     x: float
     figures: Mapping[str, Figure]
+    drift: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 Lines = Mapping[str, Sequence[Point]]  # a line's name → its points, x rising
@@ -44,10 +52,23 @@ def checkpoints(folders: Mapping[str, Mapping[int, Path]], primary: str) -> dict
     """A line for each training: its evaluations by step. Raises UserError for a partial one."""
     return {
         name: [
-            Point(step, {f.key: f for f in twins.measured(measures.load(folder), primary)})
-            for step, folder in sorted(steps.items())
+            _point(step, measures.load(folder), primary) for step, folder in sorted(steps.items())
         ]
         for name, steps in folders.items()
+    }
+
+
+def _point(step: int, evaluation: Evaluation, primary: str) -> Point:
+    figures = {figure.key: figure for figure in twins.measured(evaluation, primary)}
+    return Point(step, figures, _drift(evaluation))
+
+
+def _drift(evaluation: Evaluation) -> dict[str, Estimate]:
+    return {
+        f"{scenario}/{kind}/{name}": value
+        for (scenario, kind), found in language.measure(evaluation).items()
+        for name, value in (("kl", found.kl), ("perplexity", found.perplexity))
+        if value
     }
 
 
@@ -58,9 +79,9 @@ def across(found: Measured, what: str) -> Across:
     Raises UserError where a training does not say, or all say the same.
     """
     made: dict[str, list[Point]] = {}
-    start = [Point(_untrained(name, what), _figures(found, name)) for name in _plain(found)]
+    start = [_of(found, name, _untrained(name, what)) for name in _plain(found)]
     for name, run in found.training.items():
-        point = Point(value(name, run, what), _figures(found, name))
+        point = _of(found, name, value(name, run, what))
         made.setdefault(str(run.manifest.get("recipe", "trained")), []).append(point)
     lines = {name: sorted([*start, *points], key=lambda p: p.x) for name, points in made.items()}
     if not any(len({point.x for point in points}) > 1 for points in lines.values()):
@@ -72,9 +93,10 @@ def _plain(found: Measured) -> list[str]:
     return [name for name in found.evaluations if name not in found.training]
 
 
-def _figures(found: Measured, name: str) -> dict[str, Figure]:
-    place = list(found.evaluations).index(name)
-    return {key: figure for key, row in found.table.items() if (figure := row[place])}
+def _of(found: Measured, name: str, x: float) -> Point:
+    place = found.names.index(name)
+    figures = {key: figure for key, row in found.table.items() if (figure := row[place])}
+    return Point(x, figures, _drift(found.evaluations[name]))
 
 
 def _untrained(name: str, what: str) -> float:
@@ -96,16 +118,37 @@ def value(name: str, run: Training, what: str) -> float:
 
 
 def drawings(of: Mapping[int, Sequence[Point]]) -> dict[str, str]:
-    """What is declined rightly against what wrongly; then rates along x.
+    """What is declined rightly against what wrongly; then rates along x, and the drift.
 
     Lines go by the place of a model, whose colour they have.
     """
     plane = {place: _plane(points) for place, points in of.items()}
     drawn = {PLANE: plots.plane(PLANE, plane)} if any(map(len, plane.values())) else {}
-    return drawn | {
-        title: plots.rates(title, {place: _rates(points, key) for place, points in of.items()})
-        for key, title in _titles(of.values()).items()
+    return (
+        drawn
+        | {
+            title: plots.rates(title, {place: _rates(points, key) for place, points in of.items()})
+            for key, title in _titles(of.values()).items()
+        }
+        | _drifts(of)
+    )
+
+
+def _drifts(of: Mapping[int, Sequence[Point]]) -> dict[str, str]:
+    keys = dict.fromkeys(key for points in of.values() for point in points for key in point.drift)
+    lines = {
+        key: {
+            n: [(p.x, p.drift[key]) for p in points if key in p.drift] for n, points in of.items()
+        }
+        for key in keys
     }
+    return {title: plots.values(title, lines[key]) for key in keys for title in [_drifted(key)]}
+
+
+def _drifted(key: str) -> str:
+    """ "KL from the starting model, nats a token (everyday, direct)"."""
+    scenario, kind, name = key.rsplit("/", 2)
+    return words.line(f"{DRIFTS[name]} ({kind}, {measures.spoken(scenario)})")
 
 
 def _titles(lines: Iterable[Sequence[Point]]) -> dict[str, str]:
@@ -146,7 +189,10 @@ def _value(table: words.Table, key: str, place: int) -> Rate | None:
 
 def plain(lines: Lines) -> dict[str, list[dict[str, Any]]]:
     """The lines as JSON has them."""
-    return {
-        name: [{"x": p.x, "figures": results.figures(p.figures.values())} for p in points]
-        for name, points in lines.items()
-    }
+    return {name: [_plainly(point) for point in points] for name, points in lines.items()}
+
+
+def _plainly(point: Point) -> dict[str, Any]:
+    drift = {key: asdict(value) for key, value in point.drift.items()}
+    figures = results.figures(point.figures.values())
+    return {"x": point.x, "figures": figures} | ({"drift": drift} if drift else {})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from demur.metrics import Rate
+from demur.metrics import Estimate, Rate
 from demur.report import figures
 
 LARGE = 20  # times the smallest x: from here on the axis is logarithmic
@@ -25,6 +25,21 @@ def rates(title: str, lines: Mapping[int, Points]) -> str:
                 _whisker(axes, place, [x, x], [100 * rate.low, 100 * rate.high])
         _across(axes, sorted({x for points in lines.values() for x, _ in points}))
         _percent(axes)
+
+    return figures.plot(title, draw)
+
+
+def values(title: str, lines: Mapping[int, Sequence[tuple[float, Estimate]]]) -> str:
+    """A number in its own unit against x, with its 95 % intervals: a line for each place."""
+
+    def draw(axes: Any) -> None:
+        for place, found in lines.items():
+            figures.line(axes, place, [x for x, _ in found], [one.value for _, one in found])
+            for x, one in found:
+                figures.dot(axes, place, x, one.value)
+                _whisker(axes, place, [x, x], [one.low, one.high])
+        _across(axes, sorted({x for found in lines.values() for x, _ in found}))
+        axes.locator_params(axis="y", nbins=4)
 
     return figures.plot(title, draw)
 

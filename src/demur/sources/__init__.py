@@ -131,6 +131,6 @@ def _behavior(example: Example) -> Behavior:
         topic=example.topic,
         unsafe=example.rejected if harmful else None,
         answer=None if harmful else example.chosen,
-        pair=example.pair,
+        pair=example.twin,
         source=example.source,
     )

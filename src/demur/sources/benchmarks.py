@@ -11,7 +11,7 @@ In this order: HarmBench (a context goes before the behavior, as its own code do
 JailbreakBench, StrongREJECT, XSTest and OR-Bench. ``target`` is the opening of an affirmative
 answer and no answer, so it is left out. XSTest says of each prompt whether it is safe: its safe
 ones are look-alikes, and a given ``kind`` picks its rows instead of renaming them. Most have a
-twin on the other side, which the rows' ids tell: ``pair`` is then a name that both have. Of its
+twin on the other side, which the rows' ids tell: ``twin`` is then a name that both have. Of its
 annotated completions only full compliance with an unsafe prompt is kept, as ``rejected``.
 JailbreakBench's harmful and benign files have the same columns, and so do OR-Bench's (and the hub
 copies of HarmBench and StrongREJECT): they need ``kind``.
@@ -91,7 +91,7 @@ def _xstest(row: Row, kind: Kind | None) -> Iterator[Example]:
             kind=own,
             category=text(row, "type").removeprefix("contrast_"),
             topic=optional(row, "focus"),
-            pair=_pair(row),
+            twin=_twin(row),
             source="xstest",
         )
 
@@ -103,7 +103,7 @@ ALONE = ("nons_group_real_discr", "privacy_public")
 CONTRASTS = {"real_group_nons_discr": "discr", "privacy_fictional": "privacy"}
 
 
-def _pair(row: Row) -> str:
+def _twin(row: Row) -> str:
     of = text(row, "type").removeprefix("contrast_")
     place = re.fullmatch(r"(?:v2-)?(\d+)", str(row.get("id")))
     if not place or of in ALONE:
