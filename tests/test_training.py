@@ -16,11 +16,28 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor.debug import CommDebugMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from conftest import told
-from demur import batches, chat, config, fused_table, fused_walk, losses, pages, training
+from demur import (
+    batches,
+    chat,
+    config,
+    fused,
+    fused_table,
+    fused_walk,
+    losses,
+    packing,
+    pages,
+    projection,
+    terms,
+    training,
+)
 from demur.errors import UserError
 from demur.records import Example, Message
 
@@ -584,6 +601,56 @@ def test_an_adapter_that_fits_nothing_is_one_line(load, tokenizer, tmp_path, mod
         lora = LORA | {"target_modules": modules}
         fit(load(), tokenizer, tmp_path, "sft", ORDINARY, lora=lora)
     assert "\n" not in str(refused.value)
+
+
+# --- a model whose weights are split -----------------------------------------------------------
+
+
+@pytest.fixture
+def two_processes():
+    """The first of two that are only said to be: what is asked of the other is counted."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    yield init_device_mesh("cpu", (2,))
+    dist.destroy_process_group()
+
+
+@pytest.mark.filterwarnings("ignore:.*ackward hook:UserWarning")  # of the one who counts
+@pytest.mark.parametrize("chunk", [1, 512])
+def test_a_split_head_is_gathered_once_a_pass_and_for_no_chunk(
+    chunk, load, tokenizer, tmp_path, monkeypatch, request
+):
+    monkeypatch.setitem(fused.CHUNK, "cpu", (1 << 20, chunk))
+    train = config.Train.model_validate({"recipe": "ta_sft"} | PLAIN | OPEN)
+    drawing = training.Drawing(ORDINARY + PAIRS, tokenizer, train, 0)
+    told = training._arguments(train, tmp_path, 0)
+    model, target = load(double=False), training._target(train)
+    trainer = training._row_trainer(model, tokenizer, drawing, train, target, told)
+    rows = trainer.data_collator(list(trainer.train_dataset))
+    mesh = request.getfixturevalue("two_processes")
+    for part in (*model.model.layers, model):
+        fully_shard(part, mesh=mesh)
+    chunks, within, seen = [], [], CommDebugMode()
+    product, taken = projection.Head.logits, terms.weighted
+    monkeypatch.setattr(projection.Head, "logits", lambda *a: chunks.append(1) or product(*a))
+
+    def weighted(*given: Any) -> Any:
+        before = seen.get_total_counts()
+        found = taken(*given)
+        within.append(seen.get_total_counts() - before)
+        return found
+
+    monkeypatch.setattr(terms, "weighted", weighted)
+    with packing.attending(model, trainer._attention), seen:
+        loss, _, _ = trainer._weighted(model, rows, (1.0, 1.0, 1.0))
+        loss.backward()
+    assert len(chunks) > 20 if chunk == 1 else len(chunks) <= 2
+    assert within == [0]
+    gathers = sum(n for kind, n in seen.get_comm_counts().items() if "gather" in str(kind))
+    assert gathers == 1 + 2 * len(model.model.layers), (
+        "the head's group once, a layer's there and back"
+    )
 
 
 # --- going on after a kill -------------------------------------------------------------------
