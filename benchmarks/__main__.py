@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure all and write results.json; with names, show only those."""
+"""`python -m benchmarks`: measure all and keep the results; with names, show only those."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.table import Table
 
 import benchmarks
 from benchmarks.measure import met, say
+from demur.records import replace
 
 RESULTS = Path(__file__).parent / "results.json"
 HELPERS = {"__main__", "measure"}
@@ -66,14 +67,41 @@ def versions() -> dict[str, str]:
 
 def show(results: dict[str, Any]) -> Table:
     """The figures with their spread, and whether each reaches its target."""
-    table = Table("figure", "ratio", "least - most", "target", "")
+    table = Table(*COLUMNS)
     for one in results["figures"]:
-        sign = "≤" if one["better"] == "lower" else "≥"
-        target = "" if one["target"] is None else f"{sign} {one['target']:g}"
-        mark = {True: "met", False: "missed", None: ""}[met(one)]
-        least, most = one["spread"]
-        table.add_row(one["name"], f"{one['ratio']:.2f}", f"{least:.2f} - {most:.2f}", target, mark)
+        table.add_row(*_cells(one))
     return table
+
+
+def markdown(results: dict[str, Any]) -> str:
+    """The same as a page, with machine and versions."""
+    rows = [COLUMNS, ("---",) * len(COLUMNS), *map(_cells, results["figures"])]
+    told = [
+        ", ".join(f"{name} {value}" for name, value in results[part].items() if value is not None)
+        for part in ("machine", "versions")
+    ]
+    return "\n".join(
+        ["# Measured", "", "Written by `make bench`, as `results.json` is.", ""]
+        + [f"| {' | '.join(row)} |" for row in rows]
+        + ["", *(f"- {line}" for line in told), ""]
+    )
+
+
+COLUMNS = ("figure", "ratio", "least - most", "target", "reached")
+
+
+def _cells(one: dict[str, Any]) -> tuple[str, ...]:
+    sign = "≤" if one["better"] == "lower" else "≥"
+    target = "" if one["target"] is None else f"{sign} {one['target']:.3g}"
+    mark = {True: "yes", False: "no", None: ""}[met(one)]
+    least, most = one["spread"]
+    return one["name"], f"{one['ratio']:.2f}", f"{least:.2f} - {most:.2f}", target, mark
+
+
+def keep(results: dict[str, Any], where: Path = RESULTS) -> None:
+    """As JSON, and as a table beside it."""
+    replace(where, json.dumps(results, indent=2) + "\n")
+    replace(where.with_suffix(".md"), markdown(results))
 
 
 def main() -> None:
@@ -85,7 +113,7 @@ def main() -> None:
     figures = [one for name in chosen for one in measured(name)]
     results = {"machine": machine(), "versions": versions(), "figures": figures}
     if chosen == names():
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+        keep(results)
     console = Console()
     console.print(results["machine"], results["versions"], show(results))
 

@@ -6,6 +6,7 @@ where the model ends them, so that they are of uneven length. Counted are the to
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,14 +19,28 @@ from demur.config import Decoding, Model
 from demur.generate import Target
 from demur.records import Attempt, Behavior
 
-PROMPTS, ROUNDS = 32, 3
-DECODING = Decoding(max_new_tokens=96, batch_size=8)
-MODEL = Model(name="smollm2-135m-instruct", dtype="float32")
+
+@dataclass(frozen=True)
+class Size:
+    """How much is asked of which model."""
+
+    model: str = "smollm2-135m-instruct"
+    prompts: int = 32
+    new_tokens: int = 64
+    batch: int = 8
+    rounds: int = 2
+
+    @property
+    def decoding(self) -> Decoding:
+        return Decoding(max_new_tokens=self.new_tokens, batch_size=self.batch)
 
 
-def asked() -> list[Attempt]:
+FULL = Size()
+
+
+def asked(size: Size) -> list[Attempt]:
     """Shipped prompts, every other of them to be answered shortly."""
-    everyday = sources.load("demo:everyday.train", kind="everyday")[:PROMPTS]
+    everyday = sources.load("demo:everyday.train", kind="everyday")[: size.prompts]
     behaviors = [_behavior(place, one.prompt) for place, one in enumerate(everyday)]
     return [*direct.attack(behaviors, None, direct.Settings())]
 
@@ -35,25 +50,24 @@ def _behavior(place: int, prompt: str) -> Behavior:
     return Behavior(prompt=prompt + ending, kind="everyday")
 
 
-def ours(target: Target, tokens: list[int]) -> None:
+def ours(target: Target, size: Size, tokens: list[int]) -> None:
     """As an evaluation asks."""
-    batches = target.answers(asked(), frozenset(), DECODING)
+    batches = target.answers(asked(size), frozenset(), size.decoding)
     tokens.append(sum(answer.tokens for batch in batches for answer in batch))
 
 
 @torch.inference_mode()
-def plain(target: Target, tokens: list[int]) -> None:
+def plain(target: Target, size: Size, tokens: list[int]) -> None:
     """In the order given, padded on the left, until the last answer of a batch has ended."""
-    attempts = asked()
+    attempts, total = asked(size), 0
     stop = sorted(generate._stop_ids(target))
-    total, size = 0, DECODING.batch_size
-    for start in range(0, len(attempts), size):
-        prompts = [generate.prompt(target, one) for one in attempts[start : start + size]]
+    for start in range(0, len(attempts), size.batch):
+        prompts = [generate.prompt(target, one) for one in attempts[start : start + size.batch]]
         ids, mask = decoding.left_padded(prompts, chat.pad_id(target.tokenizer), "cpu")
         found = target.model.generate(
             input_ids=ids.to(target.model.device),
             attention_mask=mask.to(target.model.device),
-            max_new_tokens=DECODING.max_new_tokens,
+            max_new_tokens=size.new_tokens,
             do_sample=False,
             eos_token_id=stop,
             pad_token_id=chat.pad_id(target.tokenizer),
@@ -67,16 +81,17 @@ def _length(answer: list[int], stop: list[int]) -> int:
     return next((i for i, token in enumerate(answer) if token in stop), len(answer))
 
 
-def figures() -> list[dict[str, Any]]:
-    """Tokens a second, ours / theirs."""
-    target, counted = generate.target(MODEL), {"ours": [], "plain": []}
-    cases = {"ours": ours, "plain": plain}
-    taken = times(
-        {name: partial(case, target, counted[name]) for name, case in cases.items()}, ROUNDS
-    )
+def figures(size: Size = FULL) -> list[dict[str, Any]]:
+    """Tokens a second, ours / theirs; in about two minutes of two cores."""
+    target = generate.target(Model(name=size.model, dtype="float32"))
+    counted: dict[str, list[int]] = {"ours": [], "plain": []}
+    cases = {name: partial(way, target, size, counted[name]) for name, way in WAYS.items()}
     rate = {
         name: [n / s for n, s in zip(counted[name][1:], seconds, strict=True)]
-        for name, seconds in taken.items()
+        for name, seconds in times(cases, size.rounds).items()
     }
     name = "tokens a second, demur / model.generate, every other answer of five words"
     return [figure(name, rate["ours"], rate["plain"], 1.5, "higher")]
+
+
+WAYS = {"ours": ours, "plain": plain}

@@ -1,13 +1,14 @@
 """The loss head alone: hidden states in, loss and gradient out, the head frozen as under LoRA.
 
-`python -m benchmarks head` measures; `python -m benchmarks.head WAY` prints the peak memory of
-one step, in bytes above what was there before.
+`python -m benchmarks head` measures; `python -m benchmarks.head WAY N V D` prints the peak memory
+of one step, in bytes above what was there before.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,27 +16,57 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import Case, alone, figure, peak_memory, times
+from benchmarks.measure import alone, figure, peak_memory, times
 from demur import fused, fused_table, fused_walk, losses
 from demur.chat import IGNORE
 
-POSITIONS, VOCABULARY, WIDTH = 2048, 32_768, 512
-LARGE = (2048, 131_072, 128)  # for memory, which the width hardly touches
-CHUNK = 512
-ROUNDS = 3
 OPEN = {"gate": None, "margin": None}  # closed positions cost less, and here all would be
+Way = Callable[[Tensor], Tensor]  # targets [N] -> the gradient of the hidden states [N, d]
+OTHERS = {
+    "naive learn": "F.cross_entropy on logits",
+    "torch": "torch's linear_cross_entropy",
+    "trl": "trl's head",
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: N, V and d for seconds, and others for memory.
+
+    ``memory`` names the losses whose peak is compared, each way in a process of its own.
+    """
+
+    positions: int = 2048
+    vocabulary: int = 32_768
+    width: int = 512
+    chunk: int = 512
+    rounds: int = 3
+    large: tuple[int, int, int] = (2048, 131_072, 128)  # the width hardly touches memory
+    memory: tuple[str, ...] = ("avoid", "learn")
+
+
+FULL = Size()
 
 
 class Head:
     """N positions before a frozen head, and targets of which a share are distinct."""
 
-    def __init__(self, positions: int, vocabulary: int, width: int) -> None:
+    def __init__(
+        self, positions: int, vocabulary: int, width: int, dtype: torch.dtype = torch.float32
+    ) -> None:
         torch.manual_seed(0)
-        self.hidden = torch.randn(positions, width)
-        self.weight = torch.nn.Parameter(torch.randn(vocabulary, width) / 20, requires_grad=False)
+        self.hidden = torch.randn(positions, width).to(dtype)
+        weight = (torch.randn(vocabulary, width) / 20).to(dtype)
+        self.weight = torch.nn.Parameter(weight, requires_grad=False)
         self.support = losses.support(self.weight, range(20), None)
         self.nothing = torch.full((positions,), IGNORE)
         self.kept = fused_walk.Kept()  # as a training has it
+
+    def take(self, other: Head) -> None:
+        """The other's numbers, in this one's precision."""
+        self.hidden = other.hidden.to(self.hidden.dtype)
+        self.weight.data = other.weight.to(self.weight.dtype)
+        self.support = losses.support(self.weight, range(20), None)
 
     def targets(self, distinct: float) -> Tensor:
         """[N] tokens of the support, ``distinct`` · N of them different."""
@@ -64,90 +95,125 @@ class Head:
 
         return self.step(loss)
 
+    def naive_learn(self, y: Tensor) -> Tensor:
+        return self.step(lambda h: F.cross_entropy(h @ self.weight.T, y, reduction="sum"))
 
-def _torch(head: Head, y: Tensor) -> dict[str, Case]:
+    def ways(self, chunk: int | None = None) -> dict[str, Way]:
+        """Ours and what people would use instead, as far as it is installed."""
+        mine = {
+            "learn": partial(self.learn, chunk=chunk),
+            "avoid": partial(self.avoid, chunk=chunk),
+        }
+        plain = {"naive learn": self.naive_learn, "naive avoid": self.naive_avoid}
+        return {**mine, **plain, **_torch(self, chunk or FULL.chunk), **_trl(self)}
+
+
+def _torch(head: Head, chunk: int) -> dict[str, Way]:
     """torch's own, where this torch has it."""
     if not hasattr(torch.nn, "LinearCrossEntropyOptions"):
         return {}
-    options = torch.nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=CHUNK)
+    options = torch.nn.LinearCrossEntropyOptions(chunking_method=None, batch_chunk_size=chunk)
 
-    def loss(hidden: Tensor) -> Tensor:
+    def loss(hidden: Tensor, y: Tensor) -> Tensor:
         return F.linear_cross_entropy(hidden, head.weight, y, reduction="sum", options=options)
 
-    return {"torch": lambda: head.step(loss)}
+    return {"torch": lambda y: head.step(lambda h: loss(h, y))}
 
 
-def _trl(head: Head, y: Tensor) -> dict[str, Case]:
+def _trl(head: Head) -> dict[str, Way]:
     """What trl's SFTTrainer trains with, where it is installed: logits recomputed backwards."""
     try:
         from trl.kernels import ChunkedLogProbFunction
     except ImportError:
         return {}
 
-    def loss(hidden: Tensor) -> Tensor:
+    def loss(hidden: Tensor, y: Tensor) -> Tensor:
         log_p, *_ = ChunkedLogProbFunction.apply(
             hidden, head.weight, None, y, 1.0, 32_768, None, 1.0, ()
         )
         return -log_p.sum()
 
-    return {"trl": lambda: head.step(loss)}
+    return {"trl": lambda y: head.step(lambda h: loss(h, y))}
 
 
-def figures() -> list[dict[str, Any]]:
-    """Every ratio, in about two minutes of two cores."""
-    return _speed() + _memory()
+def figures(size: Size = FULL) -> list[dict[str, Any]]:
+    """Every ratio, in about three minutes of two cores."""
+    return (
+        _speed(size) + _errors(size) + [one for kind in size.memory for one in _memory(kind, size)]
+    )
 
 
-def _speed() -> list[dict[str, Any]]:
-    head = Head(POSITIONS, VOCABULARY, WIDTH)
+def _speed(size: Size) -> list[dict[str, Any]]:
+    head = Head(size.positions, size.vocabulary, size.width)
     some, many = head.targets(0.3), head.targets(0.5)
     table = fused_walk.Kept(fused_table.table(head.support, some), head.kept.rooms)
-    taken = times(
-        {
-            "learn": partial(head.learn, some, chunk=CHUNK),
-            "some": partial(head.avoid, some, chunk=CHUNK),
-            "many": partial(head.avoid, many, chunk=CHUNK),
-            "table": partial(head.avoid, some, chunk=CHUNK, kept=table),
-            "bound": partial(head.avoid, some, chunk=CHUNK, term="emd-bound"),
-            "naive": partial(head.naive_avoid, some),
-            **_torch(head, some),
-            **_trl(head, some),
-        },
-        ROUNDS,
-    )
-    return _ratios(taken)
+    avoid = partial(head.avoid, chunk=size.chunk)
+    cases = {name: partial(way, some) for name, way in head.ways(size.chunk).items()}
+    cases |= {
+        "many": partial(avoid, many),
+        "table": partial(avoid, some, kept=table),
+        "bound": partial(avoid, some, term="emd-bound"),
+    }
+    return _ratios(times(cases, size.rounds))
 
 
 def _ratios(taken: dict[str, list[float]]) -> list[dict[str, Any]]:
-    learn, some = taken["learn"], taken["some"]
+    learn, some = taken["learn"], taken["avoid"]
     found = [
         figure("exact EMD / cross-entropy, 0.3 N targets", some, learn, 1.3),
         figure("exact EMD / cross-entropy, 0.5 N targets", taken["many"], learn, 1.3),
         figure("exact EMD with a table / cross-entropy", taken["table"], learn, 1.05),
         figure("bound / cross-entropy", taken["bound"], learn),
-        figure("naive EMD with autograd / exact EMD", taken["naive"], some, 1.4, "higher"),
+        figure("naive EMD with autograd / exact EMD", taken["naive avoid"], some, 1.4, "higher"),
     ]
-    others = {"torch": "torch's linear_cross_entropy", "trl": "trl's head"}
     return found + [
         figure(f"{name} / cross-entropy", taken[key], learn, better="higher")
-        for key, name in others.items()
+        for key, name in OTHERS.items()
         if key in taken
     ]
 
 
-def _memory() -> list[dict[str, Any]]:
-    fused_way, naive = (alone("benchmarks.head", way) for way in ("fused", "naive"))
-    name = f"peak memory, exact EMD / naive, V = {LARGE[1]}"
-    return [figure(name, [fused_way], [naive], 0.15)]
+def _errors(size: Size) -> list[dict[str, Any]]:
+    """How far dh is off in bfloat16, against the naive way in float64 on the same numbers."""
+    low = Head(size.positions // 8, size.vocabulary // 4, size.width, torch.bfloat16)
+    high = Head(size.positions // 8, size.vocabulary // 4, size.width, torch.float64)
+    high.take(low)
+    y, names = low.targets(0.3), {"learn": "cross-entropy", "avoid": "exact EMD"}
+    found = []
+    for kind, name in names.items():
+        mine, plain, truth = (
+            low.ways()[kind](y),
+            low.ways()[f"naive {kind}"](y),
+            high.ways()[f"naive {kind}"](y),
+        )
+        errors = [[float((one.double() - truth).norm())] for one in (mine, plain)]
+        found.append(figure(f"error of the gradient in bfloat16, {name} / naive", *errors, 1.0))
+    return found
 
 
-def _peak(way: str) -> int:
-    small, large = Head(4, 100, 8), Head(*LARGE)
+def _memory(kind: str, size: Size) -> list[dict[str, Any]]:
+    against = {"naive avoid": "naive"} if kind == "avoid" else OTHERS
+    name = "exact EMD" if kind == "avoid" else "cross-entropy"
+    there = [way for way in against if way in Head(1, 100, 1).ways()]
+    peak = {way: alone("benchmarks.head", way, *map(str, size.large)) for way in (kind, *there)}
+    return [
+        figure(
+            f"peak memory, {name} / {against[way]}, V = {size.large[1]}",
+            [peak[kind]],
+            [peak[way]],
+            0.15 if kind == "avoid" else None,
+        )
+        for way in there
+    ]
+
+
+def _peak(way: str, size: tuple[int, int, int]) -> int:
+    small, large = Head(4, 100, 8), Head(*size)
     for head in (small, large):  # the small one loads what a first call loads
         y, before = head.targets(0.3 if head is large else 1.0), peak_memory()
-        head.avoid(y) if way == "fused" else head.naive_avoid(y)
+        head.ways()[way](y)
     return peak_memory() - before
 
 
 if __name__ == "__main__":
-    print(_peak(sys.argv[1]))
+    print(_peak(sys.argv[1], tuple(map(int, sys.argv[2:5]))))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 Case = Callable[[], object]
+ROOT = Path(__file__).parents[1]  # where `-m benchmarks` is found
 
 
 def clock() -> float:
@@ -83,5 +84,5 @@ def alone(module: str, *arguments: str) -> float:
     """The number that `python -m module arguments` prints last, in a process of its own."""
     say(f"memory: {module} {' '.join(arguments)}")
     command = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     return float(done.stdout.split()[-1])

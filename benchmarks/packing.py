@@ -8,6 +8,7 @@ much the same length. Instruction data are not: their lengths spread as a log-no
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, cycle, islice
 from math import log
@@ -23,29 +24,42 @@ from demur.batches import alike, even
 from demur.chat import Row
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
-MEDIAN, SPREAD, LONGEST = 80, 0.6, 512  # tokens; kept short for a processor
-ROWS = 8  # of a pass
-PASSES = 4  # of a step, where an epoch is counted
-ROUNDS = 3
+SPREAD = 0.6
 BF16 = torch.cuda.is_available()
 
 
-def figures() -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Size:
+    """Rows of a pass, passes of a step and rows of an epoch; lengths in tokens."""
+
+    model: str = "smollm2-135m-instruct"
+    rows: int = 8
+    passes: int = 4  # where an epoch is counted
+    epoch: int = 1024
+    median: int = 80
+    longest: int = 512  # kept short for a processor
+    rounds: int = 2
+
+
+FULL = Size()
+
+
+def figures(size: Size = FULL) -> list[dict[str, Any]]:
     """Seconds of a LoRA step, and tokens of an epoch, as ratios; in two minutes of one core."""
-    demo = _demo()
-    natural = _natural(demo, 1024)
-    return _speed({"demo": demo, "natural": natural}) + _tokens(natural)
+    demo = _demo(size)
+    natural = _natural(demo, size)
+    return _speed({"demo": demo, "natural": natural}, size) + _tokens(natural, size)
 
 
-def _speed(kinds: dict[str, list[Row]]) -> list[dict[str, Any]]:
-    model = models.load(config.Model(name="smollm2-135m-instruct", dtype="float32"))
+def _speed(kinds: dict[str, list[Row]], size: Size) -> list[dict[str, Any]]:
+    model = models.load(config.Model(name=size.model, dtype="float32"))
     model = models.with_lora(model, config.Lora(), seed=0).train()
     cases: dict[str, Case] = {}
     for name, rows in kinds.items():
-        step = Random(0).sample(rows, ROWS)
+        step = Random(0).sample(rows, size.rows)
         cases[f"{name} packed"] = partial(_step, model, packing.pack(step), BF16)
         cases[f"{name} padded"] = partial(_step, model, chat.collate(step, 0), BF16)
-    taken = times(cases, ROUNDS)
+    taken = times(cases, size.rounds)
     targets = {"demo": 1.0, "natural": 1 / 1.5}
     return [
         figure(
@@ -58,11 +72,11 @@ def _speed(kinds: dict[str, list[Row]]) -> list[dict[str, Any]]:
     ]
 
 
-def _tokens(rows: list[Row]) -> list[dict[str, Any]]:
-    per_step = ROWS * PASSES
+def _tokens(rows: list[Row], size: Size) -> list[dict[str, Any]]:
+    per_step = size.rows * size.passes
     steps = [rows[i : i + per_step] for i in range(0, len(rows), per_step)]
-    dealt = {"at random": list, "by length": alike, "longest first": partial(even, size=ROWS)}
-    passes = {name: [_cut(deal(step)) for step in steps] for name, deal in dealt.items()}
+    dealt = {"at random": list, "by length": alike, "longest first": partial(even, size=size.rows)}
+    passes = {name: [_cut(deal(step), size.rows) for step in steps] for name, deal in dealt.items()}
     told = sum(map(len, rows))
     found = [
         figure(f"places padded {name} / tokens, natural rows", [_places(passes[name])], [told])
@@ -75,19 +89,19 @@ def _tokens(rows: list[Row]) -> list[dict[str, Any]]:
     return found + peaks
 
 
-def _demo() -> list[Row]:
+def _demo(size: Size) -> list[Row]:
     run = config.load(DEMO)
     answered = [example for example in materials.read(run).train if example.chosen is not None]
     train = config.Train.model_validate({"recipe": "stl"})
-    return training.rows(answered, models.tokenizer(run.model), train)
+    return training.rows(answered, models.tokenizer(config.Model(name=size.model)), train)
 
 
-def _natural(rows: Sequence[Row], count: int) -> list[Row]:
+def _natural(rows: Sequence[Row], size: Size) -> list[Row]:
     """Rows of the same tokens, cut where an answer's length says; half of each is prompt."""
     random, stream = Random(0), cycle(chain.from_iterable(row.input_ids for row in rows))
     made = []
-    for _ in range(count):
-        length = min(LONGEST, max(4, round(random.lognormvariate(log(MEDIAN), SPREAD))))
+    for _ in range(size.epoch):
+        length = min(size.longest, max(4, round(random.lognormvariate(log(size.median), SPREAD))))
         ids = list(islice(stream, length))
         made.append(Row("learn").tell(ids[: length // 2]).tell(*[ids[length // 2 :]] * 2))
     return made
@@ -107,9 +121,9 @@ def _step(model: Any, batch: dict[str, torch.Tensor], bf16: bool) -> None:
     model.zero_grad()
 
 
-def _cut(rows: Iterable[Row]) -> list[list[int]]:
+def _cut(rows: Iterable[Row], size: int) -> list[list[int]]:
     lengths = [len(row) for row in rows]
-    return [lengths[i : i + ROWS] for i in range(0, len(lengths), ROWS)]
+    return [lengths[i : i + size] for i in range(0, len(lengths), size)]
 
 
 def _places(steps: Iterable[list[list[int]]]) -> int:

@@ -5,14 +5,13 @@ and outside the support, and positions that only learn, only avoid, do both, or 
 """
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+from benchmarks.measure import alone
 from demur import fused, fused_passes, fused_table, fused_walk, losses, objective, projection, terms
 from demur.chat import IGNORE
 from demur.errors import UserError
@@ -485,43 +484,16 @@ def test_autocast_rounds_the_operands_only():
 
 # -- what it is for ----------------------------------------------------------------------------
 
-STEP = """
-import sys, torch
-from pathlib import Path
-from demur import fused, losses
-
-def high():
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-
-def step(way, positions, vocabulary, width):
-    weight = torch.nn.Parameter(torch.randn(vocabulary, width), requires_grad=False)
-    hidden = torch.randn(positions, width, requires_grad=True)
-    y = torch.randint(2, vocabulary, (positions // 3,)).repeat(3)
-    support = losses.support(weight, [0, 1], None)
-    before = high()
-    if way == "plain":
-        losses.avoid(hidden @ weight.T, y, support).term.sum().backward()
-    else:
-        fused.loss(hidden, weight, torch.full_like(y, -100), y, support).loss.backward()
-    return high() - before
-
-torch.set_num_threads(1)
-step(sys.argv[1], 3, 50, 8)  # what a first call loads
-print(step(sys.argv[1], 768, 65536, 64))
-"""
-
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from /proc")
 def test_memory_is_a_fraction_of_the_plain_way():
-    """In KiB above the inputs, each way in a process of its own."""
-    peak = {}
-    for way in ("plain", "fused"):
-        command = [sys.executable, "-c", STEP, way]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peak[way] = int(done.stdout)
-    assert peak["plain"] > 3 * 768 * 65536 * 4 / 1024, "the plain way keeps several N x V"
-    assert peak["fused"] <= 0.3 * peak["plain"], peak
+    """In bytes above the inputs, each way in a process of its own."""
+    size = (768, 65536, 64)
+    plain, quick = (
+        alone("benchmarks.head", f"{way}avoid", *map(str, size)) for way in ("naive ", "")
+    )
+    assert plain > 3 * 768 * 65536 * 4, "the plain way keeps several N x V"
+    assert quick <= 0.3 * plain
 
 
 # -- refusals ----------------------------------------------------------------------------------
