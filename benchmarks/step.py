@@ -131,7 +131,7 @@ def _config(train: Train, out: Path) -> Any:
     return SFTConfig(
         **{name: mine[name] for name in (*same, "use_cpu", "report_to", "logging_steps")},
         train_sampling_strategy="group_by_length",
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         max_length=train.fit.max_length,
         save_strategy="no",
         disable_tqdm=True,
