@@ -282,8 +282,10 @@ def test_harm_in_answers_to_harmless_questions_is_warned_of(
 
 def test_wrong_settings_of_a_judge_are_named_as_they_were_given(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
+        judging.judge(answered(tmp_path), ["harm: {threshold: much}"])
+    assert str(caught.value).startswith("--judge harm.threshold='much': ")
+    with pytest.raises(UserError, match=r"^llm\.base_url is missing: name an endpoint"):
         judging.judge(answered(tmp_path), ["llm:"])
-    assert str(caught.value).startswith("--judge llm.")
 
 
 def test_exact_without_tasks_has_nothing_to_judge(tmp_path: Path) -> None:
