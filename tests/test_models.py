@@ -49,6 +49,23 @@ def refusal(call: Any, *args: Any, **options: Any) -> str:
     return str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:Model has .tie_word_embeddings:UserWarning")  # PEFT, of merging
+def test_an_adapter_on_a_tied_head_is_not_split(
+    tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def adapted(*modules: str) -> Any:
+        lora = Lora(r=2, target_modules=modules)
+        return lambda: models.with_lora(models.load(Model(name=str(tiny_model_path))), lora, 0)
+
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert adapted("lm_head")()
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+    assert adapted("q_proj")()
+    told = refusal(adapted("lm_head"))
+    assert told.startswith("train.lora.target_modules=['lm_head']: accelerate does not split")
+    assert "leave lm_head out, or launch with fsdp_cpu_ram_efficient_loading: false" in told
+
+
 def test_a_model_is_float32_on_a_cpu_and_in_eval_mode(tiny_model_path: Path) -> None:
     model = models.load(Model(name=str(tiny_model_path)))
     assert not model.training

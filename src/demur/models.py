@@ -233,14 +233,29 @@ def _dtype(choice: str, full: bool) -> torch.dtype:
 def with_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PreTrainedModel:
     """The model with fresh trainable low-rank matrices, the same for the same seed.
 
-    Raises UserError where ``lora.target_modules`` names nothing that can have them.
+    Raises UserError where ``lora.target_modules`` names nothing that can have them, or an output
+    layer that is the embedding too and is to be tied to it anew.
     """
     import torch
     from peft import get_peft_model
 
     torch.manual_seed(seed)
     with quiet(), fitting(lora):
-        return get_peft_model(model, lora_config(lora))
+        adapted = get_peft_model(model, lora_config(lora))
+    if processes.ties_anew() and _on_tied_head(model):
+        raise UserError(
+            f"train.lora.target_modules={_targets(lora)!r}: accelerate does not split an adapter "
+            "on an output layer that is the embedding too: leave lm_head out, or launch with "
+            "fsdp_cpu_ram_efficient_loading: false"
+        )
+    return adapted
+
+
+def _on_tied_head(model: PreTrainedModel) -> bool:
+    """Whether an adapter lies on an output layer that is the embedding too."""
+    head = model.get_output_embeddings()
+    tied = head.weight is model.get_input_embeddings().weight
+    return tied and hasattr(head, "base_layer")
 
 
 @contextmanager

@@ -6,6 +6,8 @@ import os
 
 from demur.errors import UserError
 
+TIES_ANEW = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")
+
 
 def count() -> int:
     """How many processes were started together; 1 without a launcher."""
@@ -25,6 +27,12 @@ def deepspeed() -> bool:
 def split() -> bool:
     """Whether the launcher splits the weights, and therefore places them itself."""
     return deepspeed() or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+
+
+def ties_anew() -> bool:
+    """Whether accelerate ties the weights of a model once more as it splits them (FSDP2)."""
+    told = (os.environ.get(name, "") for name in TIES_ANEW)
+    return all(value.lower() == "true" for value in told)
 
 
 def leave() -> None:
