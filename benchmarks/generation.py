@@ -15,9 +15,9 @@ import torch
 from benchmarks.measure import figure, times
 from demur import chat, decoding, generate, sources
 from demur.attacks import direct
-from demur.config import Decoding, Model
 from demur.generate import Target
 from demur.records import Attempt, Behavior
+from demur.settings import Decoding, Model
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from benchmarks.measure import Case, figure, times
 from demur import chat, config, materials, models, objective, packing, terms, training
 from demur.batches import alike, even
 from demur.chat import Row
+from demur.fitting import Fit, Lora, Train
+from demur.settings import Model
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
 SPREAD = 0.6
@@ -52,8 +54,8 @@ def figures(size: Size = FULL) -> list[dict[str, Any]]:
 
 
 def _speed(kinds: dict[str, list[Row]], size: Size) -> list[dict[str, Any]]:
-    model = models.load(config.Model(name=size.model, dtype="float32"))
-    model = models.with_lora(model, config.Lora(), seed=0).train()
+    model = models.load(Model(name=size.model, dtype="float32"))
+    model = models.with_lora(model, Lora(), seed=0).train()
     cases: dict[str, Case] = {}
     for name, rows in kinds.items():
         step = Random(0).sample(rows, size.rows)
@@ -92,8 +94,8 @@ def _tokens(rows: list[Row], size: Size) -> list[dict[str, Any]]:
 def _demo(size: Size) -> list[Row]:
     run = config.load(DEMO)
     answered = [example for example in materials.read(run).train if example.chosen is not None]
-    train = config.Train.model_validate({"recipe": "stl"})
-    return training.rows(answered, models.tokenizer(config.Model(name=size.model)), train)
+    train = Train.model_validate({"recipe": "stl"})
+    return training.rows(answered, models.tokenizer(Model(name=size.model)), train)
 
 
 def _natural(rows: Sequence[Row], size: Size) -> list[Row]:
@@ -110,7 +112,7 @@ def _natural(rows: Sequence[Row], size: Size) -> list[Row]:
 def _step(model: Any, batch: dict[str, torch.Tensor], bf16: bool) -> None:
     """Loss and gradients of one pass, as the training takes them."""
     there = {name: values.to(model.device) for name, values in batch.items()}
-    attention = packing.chosen(model, config.Fit(), bf16) if "ends" in batch else None
+    attention = packing.chosen(model, Fit(), bf16) if "ends" in batch else None
     with packing.attending(model, attention):
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
             decoder = models.bare(model).get_decoder()

@@ -23,8 +23,9 @@ from typing import Any
 from benchmarks.measure import Case, alone, figure, peak_memory, times
 from demur import models, sources, training
 from demur.chat import IGNORE, Row
-from demur.config import Lora, Model, Train
+from demur.fitting import Lora, Train
 from demur.records import Example, Kind, Message
+from demur.settings import Model
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from demur import config, endpoint, pages
+from demur.asking import Collect, Drifting, Evaluate, Safe
+from demur.fitting import Fit, Lora
+from demur.settings import Decoding, Heldout, Model, Page, Prompts, Source
 
 INTRO = """# Configuration
 
@@ -38,18 +41,18 @@ train: {recipe: ta_sft}
 """
 GROUPS: list[tuple[str, str, type[BaseModel]]] = [
     ("The run", "", config.Run),
-    ("`model`", "model.", config.Model),
+    ("`model`", "model.", Model),
     ("`model.endpoint`", "model.endpoint.", endpoint.Server),
-    ("`data.train`", "data.train.", config.Prompts),
-    ("`data.heldout`", "data.heldout.", config.Heldout),
-    ("A source of data", "", config.Source),
-    ("`collect`", "collect.", config.Collect),
-    ("`collect.safe`", "collect.safe.", config.Safe),
-    ("`train`, for every recipe", "train.", config.Fit),
-    ("`train.lora`", "train.lora.", config.Lora),
-    ("`evaluate`", "evaluate.", config.Evaluate),
-    ("`evaluate.drift`", "evaluate.drift.", config.Drifting),
-    ("`collect.decoding` and `evaluate.decoding`", "evaluate.decoding.", config.Decoding),
+    ("`data.train`", "data.train.", Prompts),
+    ("`data.heldout`", "data.heldout.", Heldout),
+    ("A source of data", "", Source),
+    ("`collect`", "collect.", Collect),
+    ("`collect.safe`", "collect.safe.", Safe),
+    ("`train`, for every recipe", "train.", Fit),
+    ("`train.lora`", "train.lora.", Lora),
+    ("`evaluate`", "evaluate.", Evaluate),
+    ("`evaluate.drift`", "evaluate.drift.", Drifting),
+    ("`collect.decoding` and `evaluate.decoding`", "evaluate.decoding.", Decoding),
 ]
 
 
@@ -107,7 +110,7 @@ NOUNS = {
     bool: "true or false",
     Path: "path",
     Any: "value",
-    config.Page: "page",
+    Page: "page",
 }
 LIMITS = {Gt: "above", Ge: "at least", Lt: "below", Le: "at most"}
 

@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
-from demur import config, models, processes, records, training
+from demur import models, processes, records, training
+from demur.fitting import Train
 from demur.records import Example
+from demur.settings import Model
 
 
 def _shard_on_cpus() -> None:
@@ -51,10 +53,10 @@ def main(jobs: Path) -> None:
 
 
 def _fit(job: dict[str, Any]) -> None:
-    settings = config.Train.model_validate(
+    settings = Train.model_validate(
         job["train"] | {"batch_size": job["rows_per_step"] // processes.count()}
     )
-    model = config.Model(name=job["model"])
+    model = Model(name=job["model"])
     training.fit(
         models.load(model, full=settings.fit.lora is None),
         models.tokenizer(model),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from demur import config, generate, pages
+from demur import generate, pages
 from demur.attacks import (
     _templates,
     codeattack,
@@ -23,9 +23,9 @@ from demur.attacks import (
     replay,
     selfcipher,
 )
-from demur.config import Model
 from demur.errors import UserError
 from demur.records import Attempt, Behavior, read, write
+from demur.settings import Model, Settings, page_settings
 
 NAMES = pages.names("attacks")
 LOCK = Behavior(
@@ -80,7 +80,7 @@ def rows(path: Path, *found: Any) -> str:
 def attempts(
     page: Any, behaviors: Any = BEHAVIORS, target: Any = None, **values: Any
 ) -> list[Attempt]:
-    return list(page.attack(behaviors, target, config.settings(page, values, "attacks.page")))
+    return list(page.attack(behaviors, target, page_settings(page, values, "attacks.page")))
 
 
 def texts(found: list[Attempt]) -> list[str]:
@@ -104,7 +104,7 @@ def test_every_page_keeps_the_contract(name: str, needs: dict[str, Any], target:
     page = pages.find("attacks", name)
     assert (page.__doc__ or "").startswith(f"`{name}`: ")
     assert list(inspect.signature(page.attack).parameters) == ["behaviors", "target", "settings"]
-    assert issubclass(page.Settings, config.Settings)
+    assert issubclass(page.Settings, Settings)
     assert all(field.description for field in page.Settings.model_fields.values())
     found = attempts(page, target=target, **needs.get(name, {}))
     assert {attempt.attack for attempt in found} == {name}

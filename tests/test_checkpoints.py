@@ -15,6 +15,7 @@ from demur import checkpoints, config, generate, manifest, models, pipeline, rec
 from demur.config import Run
 from demur.errors import UserError
 from demur.records import Behavior, Completion
+from demur.settings import Model
 from test_compare import demur
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def test_a_run_leaves_a_card_that_the_hub_can_read(run: Run) -> None:
     assert told["unsafe"] == 10
     assert f"| training data (fingerprint) | {told['inputs']['data']} |" in card.text
     assert str(run.output) not in card.content
-    model = config.Model(name=str(run.output / "train" / "after"))
+    model = Model(name=str(run.output / "train" / "after"))
     before = models.identity(model)
     (run.output / "train" / "after" / "README.md").unlink()
     assert models.identity(model) == before

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from demur import config
 from demur.errors import UserError
 from demur.judges import classifier
 from demur.records import Completion, Verdict
+from demur.settings import page_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -234,7 +234,7 @@ def test_a_chat_format_needs_a_template(
 )
 def test_wrong_settings_are_one_line(wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError) as error:
-        config.settings(classifier, wrong, "evaluate.judges.classifier")
+        page_settings(classifier, wrong, "evaluate.judges.classifier")
     assert says in str(error.value) and "\n" not in str(error.value)
 
 

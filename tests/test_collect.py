@@ -12,10 +12,11 @@ import pytest
 
 import talkative
 from demur import collect, evaluate, generate, manifest, models, records
+from demur.asking import Collect
 from demur.collect import Task
-from demur.config import Collect, Decoding, Model, Page
 from demur.errors import UserError
 from demur.records import Behavior, Completion, Example, Kind, Message, Verdict
+from demur.settings import Decoding, Model, Page
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,7 +9,9 @@ import pytest
 import yaml
 
 from demur import config, pages
+from demur.asking import Evaluate
 from demur.errors import UserError
+from demur.settings import page_settings, spelled
 
 SHORT: dict[str, Any] = {"output": "runs/x", "model": {"name": "m"}, "train": {}}
 
@@ -162,11 +164,11 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_a_page_refuses_settings_it_does_not_have() -> None:
     page = pages.find("attacks", "prefill")
     with pytest.raises(UserError, match=r"'prefill\.tokns': did you mean 'prefill\.tokens'\?"):
-        config.settings(page, {"tokns": [5]}, "prefill")
+        page_settings(page, {"tokns": [5]}, "prefill")
     with pytest.raises(UserError, match=r"prefill\.tokens='x': input should be a list"):
-        config.settings(page, {"tokens": "x"}, "prefill")
+        page_settings(page, {"tokens": "x"}, "prefill")
     with pytest.raises(UserError, match=r"prefill\.3"):
-        config.settings(page, {3: 4}, "prefill")  # type: ignore[dict-item]
+        page_settings(page, {3: 4}, "prefill")  # type: ignore[dict-item]
 
 
 def test_a_preset_gives_way_to_what_is_written(file: Path) -> None:
@@ -225,7 +227,7 @@ def test_another_model_comes_without_what_was_the_firsts(
 
 def test_a_path_with_a_colon_in_it_is_a_path(tmp_path: Path) -> None:
     (tmp_path / "a:b").mkdir()
-    assert config.spelled(str(tmp_path / "a:b"))["name"] == str(tmp_path / "a:b")
+    assert spelled(str(tmp_path / "a:b"))["name"] == str(tmp_path / "a:b")
 
 
 ADDRESS = "http://127.0.0.1:8000/v1"
@@ -256,14 +258,14 @@ def test_a_served_model_is_not_trained() -> None:
     with pytest.raises(UserError, match="variants differ from `train`, which is missing"):
         config.build(tree | {"variants": {"half": {"lambda": 1}}})
     with pytest.raises(UserError, match=f"--model {ADDRESS}: add the model's name there"):
-        config.spelled(ADDRESS)
+        spelled(ADDRESS)
 
 
 def test_the_judges_every_report_needs_are_always_on() -> None:
-    chosen = config.Evaluate.model_validate({"judges": ["harm"], "primary": "harm"})
+    chosen = Evaluate.model_validate({"judges": ["harm"], "primary": "harm"})
     assert [page.name for page in chosen.judges] == ["refusal", "broken", "harm"]
     assert chosen.primary == "harm"
-    own = config.Evaluate.model_validate({"judges": ["lab.own-judge"], "primary": "lab.own-judge"})
+    own = Evaluate.model_validate({"judges": ["lab.own-judge"], "primary": "lab.own-judge"})
     assert own.primary == "own_judge"  # as its verdicts are signed
 
 

@@ -14,11 +14,11 @@ import pytest
 
 from demur import corrected, judging, measures, metrics, records, report
 from demur.calibrate import calibrate
-from demur.config import Page
 from demur.corrected import Errors
 from demur.judges import harm, refusal
 from demur.metrics import Rate
 from demur.records import Attempt, Behavior, Completion, Message, Verdict
+from demur.settings import Page
 
 SPOKEN = ("direct/harmful/harmful", "direct/harmful/refused", "direct/lookalike/refused")
 

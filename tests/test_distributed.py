@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 import talkative
 from demur import chat, config, manifest, pipeline, records, training
 from demur.batches import Epochs
+from demur.fitting import Train
 from demur.records import Example, Message
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def test_two_processes_are_one(name: str, launcher: str, fits: Fits) -> None:
 
 def _steps(tokenizer: PreTrainedTokenizerBase, name: str, rows: int) -> list[list[str]]:
     """The kinds of the rows of each step of an epoch, as `training.fit` orders them."""
-    train = config.Train.model_validate(FIT | (RECIPES | APART)[name])
+    train = Train.model_validate(FIT | (RECIPES | APART)[name])
     drawing = training.Drawing(_examples(), tokenizer, train, seed=0)
     kinds = [row.kind for row in Epochs(drawing, {}, 0, rows, chat.blank_row(0)).rows]
     return [kinds[i : i + rows] for i in range(0, len(kinds), rows)]

@@ -12,10 +12,11 @@ import torch
 
 import talkative
 from demur import drift, evaluate, generate, manifest, models, records, sampler
-from demur.config import Drifting, Evaluate, Model
+from demur.asking import Drifting, Evaluate
 from demur.errors import UserError
 from demur.language import Drift
 from demur.records import Attempt, Behavior, Completion, Message
+from demur.settings import Model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

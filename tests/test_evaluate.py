@@ -11,10 +11,11 @@ import pytest
 
 import talkative
 from demur import evaluate, generate, manifest, models, records, rejudging
-from demur.config import Evaluate, Model, Page
+from demur.asking import Evaluate
 from demur.errors import UserError
 from demur.measures import Likelihood
 from demur.records import Attempt, Behavior, Completion, Verdict
+from demur.settings import Model, Page
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -221,8 +222,8 @@ def lab(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, label: str) ->
     (package / "__init__.py").touch()
     (package / f"{name}.py").write_text(
         f"""
-from demur.config import Settings as Base
 from demur.records import Verdict
+from demur.settings import Settings as Base
 
 VERSION, SEEN = "1", []
 

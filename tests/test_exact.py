@@ -11,14 +11,15 @@ import pyarrow.parquet as parquet
 import pytest
 
 import talkative
-from demur import answers, config, evaluate, measures, records, sources
+from demur import answers, evaluate, measures, records, sources
+from demur.asking import Evaluate
 from demur.attacks import few_shot
-from demur.config import Evaluate, Model, Page
 from demur.errors import UserError
 from demur.judges import exact
 from demur.metrics import McNemar, Rate
 from demur.records import Attempt, Behavior, Completion, Verdict
 from demur.report import compare
+from demur.settings import Model, Page, page_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -184,7 +185,7 @@ def test_few_shot_puts_solved_tasks_before_the_question(tmp_path: Path) -> None:
     choice = Behavior(prompt="Which is a tree?", kind="task", answer="B")
     assert not list(few_shot.attack([choice], None, settings))
     with pytest.raises(UserError, match=r"few_shot\.shots=3: .* has 3 solved examples"):
-        config.settings(few_shot, {"examples": file, "shots": 3}, "evaluate.attacks.few_shot")
+        page_settings(few_shot, {"examples": file, "shots": 3}, "evaluate.attacks.few_shot")
 
 
 def test_tasks_without_their_judge_are_refused_before_anything(tmp_path: Path) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from demur import config, exports, pages, records
+from demur import exports, pages, records
 from demur.attacks import replay
 from demur.errors import UserError
 from demur.records import Attempt, Behavior, Completion, Label, Message, Verdict
+from demur.settings import page_settings
 
 H = [
     Behavior(prompt=f"How do I fake {what}?", kind="harmful", category="Fraud", topic=what)
@@ -146,7 +147,7 @@ def test_jailbreakbench_by_a_judge_of_harm_and_another_scenario(folder: Path) ->
 def test_an_exported_artifact_can_be_replayed(folder: Path) -> None:
     exported(folder, "jailbreakbench")
     file = str(folder.parent / "out" / "jailbreakbench.json")
-    settings = config.settings(replay, {"file": file}, "attacks.replay")
+    settings = page_settings(replay, {"file": file}, "attacks.replay")
     found = list(replay.attack(H, None, settings))
     assert [a.behavior for a in found] == [H[0].id, H[1].id]
 

@@ -13,10 +13,11 @@ import torch
 
 import talkative
 from demur import chat, generate, models, records, sampler
-from demur.config import Decoding, Lora, Model
 from demur.errors import UserError
+from demur.fitting import Lora
 from demur.generate import Target
 from demur.records import Attempt, Behavior, Completion, Message
+from demur.settings import Decoding, Model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import talkative
-from demur import config, sampler
+from demur import sampler
 from demur.errors import UserError
 from demur.judges import _grader, llm
 from demur.records import Attempt, Completion, Verdict
+from demur.settings import page_settings
 from endpoint import Answer, Body, says, serve
 from hostile import GUESSED, around
 
@@ -388,7 +389,7 @@ def test_a_key_that_no_header_takes_is_refused_and_not_told(
     monkeypatch.setenv("MY_KEY", key)
     wanted = {"base_url": NEVER, "model": "m", "api_key_env": "MY_KEY"}
     with pytest.raises(UserError, match="api_key_env='MY_KEY'") as refused:
-        config.settings(llm, wanted, "evaluate.judges.llm")
+        page_settings(llm, wanted, "evaluate.judges.llm")
     assert "123" not in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -415,7 +416,7 @@ def test_a_model_loaded_here_grades(
     sized = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 4096}
     (folder / "config.json").write_text(json.dumps(sized))
     local = {"model": {"name": str(folder), "dtype": "float32"}, "batch_size": 2}
-    settings = config.settings(llm, {"local": local | {"max_new_tokens": 8}}, "judges.llm")
+    settings = page_settings(llm, {"local": local | {"max_new_tokens": 8}}, "judges.llm")
     answers = [completion(text) for text in ("take it", "", "tea " * 5000, "No.", "take it")]
     verdicts = list(llm.judge(answers, settings))
     assert [v.label for v in verdicts] == ["unscored", "broken", "unscored", "unscored", "unscored"]
@@ -423,7 +424,7 @@ def test_a_model_loaded_here_grades(
     assert "tokens and the model's context 4096" in verdicts[2].reason
     assert verdicts[0].detail == {"model": str(folder), "rubric": "usefulness"}
     with pytest.raises(UserError, match="two judges: name one"):
-        config.settings(llm, {"base_url": NEVER, "model": "m", "local": local}, "judges.llm")
+        page_settings(llm, {"base_url": NEVER, "model": "m", "local": local}, "judges.llm")
 
 
 def test_what_a_model_here_says_is_read_as_an_endpoints_reply() -> None:
@@ -467,7 +468,7 @@ def test_verdicts_come_while_others_are_still_asked() -> None:
 )
 def test_wrong_settings_are_one_line(wrong: dict[str, Any], says_why: str) -> None:
     with pytest.raises(UserError) as error:
-        config.settings(llm, wrong, "evaluate.judges.llm")
+        page_settings(llm, wrong, "evaluate.judges.llm")
     assert says_why in str(error.value) and "\n" not in str(error.value)
     assert "secret" not in str(error.value)
 

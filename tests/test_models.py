@@ -14,8 +14,9 @@ import torch
 from peft import PeftModel
 
 from demur import models, packaged
-from demur.config import Lora, Model
 from demur.errors import UserError
+from demur.fitting import Lora
+from demur.settings import Model
 
 
 @pytest.fixture

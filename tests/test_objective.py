@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from demur import chat, config, losses, models, objective, pages, terms
+from demur import chat, losses, models, objective, pages, terms
 from demur.chat import Row
 from demur.errors import UserError
 from demur.objective import Objective
+from demur.settings import page_settings
 
 VOCABULARY, WIDTH = 13, 8
 
@@ -193,7 +194,7 @@ def test_what_is_logged_is_the_mean_over_the_components_own_terms():
 @pytest.mark.parametrize("recipe", ["ta_sft", "derta", "unlikelihood", "npo"])
 def test_a_negative_weight_is_refused(recipe):
     with pytest.raises(UserError, match=r"^train.lambda=-1: .*0 or more"):
-        config.settings(pages.find("recipes", recipe), {"lambda": -1}, "train")
+        page_settings(pages.find("recipes", recipe), {"lambda": -1}, "train")
 
 
 def test_of_takes_what_a_recipe_shares_and_fixes_the_rest():

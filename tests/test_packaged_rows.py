@@ -9,9 +9,9 @@ import pytest
 
 from conftest import told
 from demur import chat, packaged, pages, training
-from demur.config import Train
 from demur.draws import Draws
 from demur.errors import UserError
+from demur.fitting import Train
 from demur.records import Example, Message
 
 QUESTION = (Message(role="user", content="How do I open a lock?"),)

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, modeling_flash_attention_utils
 
-from demur import chat, config, objective, packing, terms, training
+from demur import chat, objective, packing, terms, training
 from demur.chat import Row
 from demur.errors import UserError
+from demur.fitting import Fit, Train
 from demur.records import Example, Message
 
 WIDTHS = (7, 12, 1, 9)  # a row of one token too: it has nothing to attend to but itself
@@ -106,7 +107,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_row_in_a_pack_is_a_row_alone(family: str) -> None:
     model = small(family, **FAMILIES[family])
-    fit = config.Fit(max_length=max(WIDTHS))
+    fit = Fit(max_length=max(WIDTHS))
     assert packing.chosen(model, fit, bf16=False) == packing.DOCUMENTS
     expected = alone(model, rows(*WIDTHS))
     torch.testing.assert_close(packed(model, rows(*WIDTHS)), expected, rtol=1e-5, atol=1e-5)
@@ -195,33 +196,33 @@ OBSTACLES = {
 def test_what_cannot_be_packed_is_padded_and_said(name: str, capsys: Any) -> None:
     (family, attention, options), reason = OBSTACLES[name]
     model = small(family, attention, **options)
-    assert packing.chosen(model, config.Fit(max_length=12), bf16=False) is None
+    assert packing.chosen(model, Fit(max_length=12), bf16=False) is None
     said = " ".join(capsys.readouterr().err.split())
     assert said.startswith("rows are padded, not packed: " + reason)
     with pytest.raises(UserError) as error:
-        packing.chosen(model, config.Fit(max_length=12, packing=True), bf16=False)
+        packing.chosen(model, Fit(max_length=12, packing=True), bf16=False)
     assert str(error.value).startswith("train.packing=true, but " + reason)
     assert str(error.value).endswith(": set train.packing=false")
 
 
 def test_a_window_that_rows_fit_into_is_no_obstacle():
     model = small("mistral", sliding_window=12, head_dim=8)
-    assert packing.chosen(model, config.Fit(max_length=12), bf16=False) == packing.DOCUMENTS
+    assert packing.chosen(model, Fit(max_length=12), bf16=False) == packing.DOCUMENTS
     unused = small("qwen2", sliding_window=4, use_sliding_window=False)
-    assert packing.chosen(unused, config.Fit(max_length=12), bf16=False) == packing.DOCUMENTS
+    assert packing.chosen(unused, Fit(max_length=12), bf16=False) == packing.DOCUMENTS
 
 
 def test_code_that_comes_with_a_model_is_not_trusted_to_keep_rows_apart():
     model = small("llama")
     type(model).__module__, kept = "transformers_modules.mine", type(model).__module__
     try:
-        assert packing.chosen(model, config.Fit(), bf16=False) is None
+        assert packing.chosen(model, Fit(), bf16=False) is None
     finally:
         type(model).__module__ = kept
 
 
 def test_packing_can_be_declined(capsys: Any) -> None:
-    assert packing.chosen(small("llama"), config.Fit(packing=False), bf16=False) is None
+    assert packing.chosen(small("llama"), Fit(packing=False), bf16=False) is None
     assert not capsys.readouterr().err
 
 
@@ -273,7 +274,7 @@ def trained(tiny, tiny_model_path, tmp_path):
         model = AutoModelForCausalLM.from_pretrained(tiny_model_path).eval()
         model = model.double() if double else model
         out = tmp_path / str(len(list(tmp_path.iterdir())))
-        told = config.Train.model_validate({"recipe": recipe} | FIT | settings)
+        told = Train.model_validate({"recipe": recipe} | FIT | settings)
         training.fit(model, tiny["chatml"], EXAMPLES, told, out, seed=0)
         log = [json.loads(line) for line in (out / "log.jsonl").read_text("utf-8").splitlines()]
         return log, {name: p.detach() for name, p in model.named_parameters()}
@@ -307,7 +308,7 @@ def test_in_half_precision_both_are_as_near_to_the_truth(trained):
 
 def test_the_model_has_its_own_attention_again(tiny, tiny_model_path, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tiny_model_path).eval()
-    told = config.Train.model_validate({"recipe": "sft"} | FIT | {"max_steps": 1})
+    told = Train.model_validate({"recipe": "sft"} | FIT | {"max_steps": 1})
     training.fit(model, tiny["chatml"], EXAMPLES, told, tmp_path, seed=0)
     assert model.config._attn_implementation == "sdpa"
     assert packing.DOCUMENTS not in (tmp_path / "config.json").read_text("utf-8")
@@ -324,14 +325,14 @@ def test_a_pass_has_no_padding(tiny, tiny_model_path, tmp_path, monkeypatch):
     monkeypatch.setattr(terms, "weighted", watched)
     model = AutoModelForCausalLM.from_pretrained(tiny_model_path).eval()
     settings = {"recipe": "ta_sft"} | FIT | {"max_steps": 1, "batch_size": 5}
-    told = config.Train.model_validate(settings)
+    told = Train.model_validate(settings)
     training.fit(model, tiny["chatml"], EXAMPLES, told, tmp_path, seed=0)
     made = training.rows(EXAMPLES, tiny["chatml"], told)
     assert seen == [(1, sum(map(len, made)))]
 
 
 def test_the_shape_of_a_pass_costs_no_row_its_targets(tiny):
-    told = config.Train.model_validate({"recipe": "derta", "lambda": 1.0} | FIT)
+    told = Train.model_validate({"recipe": "derta", "lambda": 1.0} | FIT)
     made = training.rows(EXAMPLES, tiny["chatml"], told)
     made = [*made, chat.blank_row(0)]
     for target in (objective.Objective(), objective.Objective(term="npo")):

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import talkative
-from demur import attempts, config, evaluate, generate, records, sampler
+from demur import attempts, evaluate, generate, records, sampler
+from demur.asking import Evaluate
 from demur.attacks import _conversation, _pairing, pair
 from demur.attacks._pairing import Proposal
-from demur.config import Evaluate, Model, Page
 from demur.errors import UserError
 from demur.records import Attempt, Behavior, Completion, Verdict
+from demur.settings import Model, Page, page_settings
 from endpoint import Answer, Body, Heard, says, serve
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def proposal(prompt: str, improvement: str = "More.") -> str:
 
 
 def found(target: Any, behaviors: list[Behavior] | None = None, **values: Any) -> list[Attempt]:
-    settings = config.settings(pair, values, "evaluate.attacks.pair")
+    settings = page_settings(pair, values, "evaluate.attacks.pair")
     return list(pair.attack(behaviors or [LOCK], target, settings))
 
 
@@ -364,7 +365,7 @@ def test_a_talk_killed_in_its_middle_goes_on_from_its_last_turn(
 ) -> None:
     with serve(attacking) as attacker, model(lambda p: p.startswith("go 3")) as (target, heard):
         values = {"endpoint": {"base_url": attacker.url, "model": "red"}, "streams": 2, "depth": 5}
-        chosen = [attempts.Chosen(pair, config.settings(pair, values, "pair"))]
+        chosen = [attempts.Chosen(pair, page_settings(pair, values, "pair"))]
         whole = attempts.attempted(chosen, [LOCK], target, tmp_path / "whole", 1)
         last, asked_in_all = attacker.bodies[-1]["messages"], len(heard.bodies)
         heard.bodies.clear()
@@ -415,14 +416,14 @@ def dying(turns: int) -> Callable[[attempts.Kept, int, Any], None]:
 )
 def test_wrong_settings_are_one_line(wrong: dict[str, Any], says_why: str) -> None:
     with pytest.raises(UserError) as caught:
-        config.settings(pair, wrong, "evaluate.attacks.pair")
+        page_settings(pair, wrong, "evaluate.attacks.pair")
     assert says_why in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_one_attacker_is_enough(script: str) -> None:
     wrong = {"script": script, "endpoint": {"base_url": "http://x/v1", "model": "m"}}
     with pytest.raises(UserError, match="are three attackers: name one"):
-        config.settings(pair, wrong, "evaluate.attacks.pair")
+        page_settings(pair, wrong, "evaluate.attacks.pair")
 
 
 def test_an_outage_keeps_what_was_found(tmp_path: Path) -> None:
@@ -436,7 +437,7 @@ def test_an_outage_keeps_what_was_found(tmp_path: Path) -> None:
     with serve(attack) as attacker, model(lambda p: True) as (target, _):
         served = {"base_url": attacker.url, "model": "red"}
         values = {"endpoint": served, "streams": 1}
-        chosen = [attempts.Chosen(pair, config.settings(pair, values, "pair"))]
+        chosen = [attempts.Chosen(pair, page_settings(pair, values, "pair"))]
         alive.clear()
         with pytest.raises(UserError, match="HTTP 400: gone"):
             attempts.attempted(chosen, [LOCK, BOMB], target, tmp_path)

@@ -21,9 +21,10 @@ import pytest
 
 import talkative
 from demur import chat, config, generate, manifest, materials, models, pipeline, preview, records
-from demur.config import Model, Run
+from demur.config import Run
 from demur.errors import UserError
 from demur.records import Attempt, Completion, Example, Verdict
+from demur.settings import Model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -19,7 +19,9 @@ from conftest import shown
 from demur import batches, chat, config, models, pages, preference, preview, training
 from demur.chat import Row
 from demur.errors import UserError
+from demur.fitting import Train
 from demur.records import Example
+from demur.settings import Model, page_settings
 from test_chat import SHAPES
 from test_training import LONG, LORA, ORDINARY, PAIRS, PLAIN, apart, asked, fit, weights_of
 
@@ -44,8 +46,8 @@ def load(tiny_model_path):
     return lambda: AutoModelForCausalLM.from_pretrained(tiny_model_path).eval()
 
 
-def setting(recipe: str, **settings: Any) -> config.Train:
-    return config.Train.model_validate({"recipe": recipe} | PLAIN | settings)
+def setting(recipe: str, **settings: Any) -> Train:
+    return Train.model_validate({"recipe": recipe} | PLAIN | settings)
 
 
 def drawn(tokenizer: Any, recipe: str, examples: Sequence[Example], **settings: Any) -> list[Row]:
@@ -237,7 +239,7 @@ def test_an_adapter_that_was_there_is_part_of_the_reference(load, tokenizer, tmp
     first, then = tmp_path / "first", tmp_path / "then"
     common = {"batch_size": 3, "learning_rate": 1e-2, "lora": LORA}
     fit(load(), tokenizer, first, "sft", EVERYTHING, max_steps=5, **common)
-    start = models.load(config.Model(name=str(first)))
+    start = models.load(Model(name=str(first)))
     log = fit(start, tokenizer, then, "dpo", EVERYTHING, max_steps=3, **common)
     assert log[0]["loss"] == pytest.approx(math.log(2), rel=1e-5)
     assert log[-1]["rewards/margins"] > 0
@@ -301,7 +303,7 @@ def test_going_on_from_an_adapter_goes_on_after_a_kill_too(load, tokenizer, tmp_
     first, whole, half = tmp_path / "first", tmp_path / "whole", tmp_path / "half"
     common = {"batch_size": 3, "learning_rate": 1e-2, "lora": LORA}
     fit(load(), tokenizer, first, "sft", EVERYTHING, max_steps=3, **common)
-    start = config.Model(name=str(first))
+    start = Model(name=str(first))
     run = {**common, "max_steps": 4, "save_steps": 2}
     fit(models.load(start), tokenizer, whole, "kto", EVERYTHING, **run)
     shutil.copytree(whole / "checkpoint-2", half / "checkpoint-2")
@@ -342,7 +344,7 @@ def test_both_answers_of_a_pair_are_shown_in_their_colours(tokenizer):
 
 OUTSIDE = """
 from demur import chat
-from demur.config import Settings as Base
+from demur.settings import Settings as Base
 {imports}
 
 PRESETS = {{}}
@@ -457,7 +459,7 @@ def test_kto_needs_two_rows_in_a_batch(tokenizer):
 
 def test_a_weight_below_zero_is_refused():
     with pytest.raises(UserError, match=r"train.undesirable_weight=-1: input should be greater"):
-        config.settings(pages.find("recipes", "kto"), {"undesirable_weight": -1}, "train")
+        page_settings(pages.find("recipes", "kto"), {"undesirable_weight": -1}, "train")
 
 
 def test_the_option_that_needs_no_other_row_trains_without(load, tokenizer, tmp_path):

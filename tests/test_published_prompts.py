@@ -16,11 +16,12 @@ import numpy
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from demur import chat, config
+from demur import chat
 from demur.attacks import _templates, codeattack, completing, jailbreakchat, replay
 from demur.attacks._templates import Template
 from demur.judges import harm
 from demur.records import Attempt, Behavior
+from demur.settings import page_settings
 from published import questions
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def asked(prompts: list[str]) -> list[Behavior]:
 
 
 def attempts(page: Any, prompts: list[str], **values: Any) -> list[Attempt]:
-    settings = config.settings(page, values, "attacks.page")
+    settings = page_settings(page, values, "attacks.page")
     return list(page.attack(asked(prompts), None, settings))
 
 

@@ -14,14 +14,16 @@ from textwrap import dedent
 import pytest
 
 from conftest import told
-from demur import chat, config, pages, sources, training
+from demur import chat, pages, sources, training
 from demur.chat import Row
 from demur.draws import Draws
 from demur.errors import UserError
+from demur.fitting import Fit, Train
 from demur.objective import Objective
 from demur.preference import Preference
 from demur.recipes import derta
 from demur.records import Example, Message
+from demur.settings import Settings, page_settings
 from test_chat import CONTEXT, END, QUESTION, SAFE, SHAPES, UNSAFE
 
 ORDINARY = Example(messages=QUESTION, chosen="Hello.")
@@ -29,8 +31,8 @@ LOOKALIKE = Example(messages=QUESTION, chosen="Hello.", kind="lookalike")
 PAIR = Example(messages=QUESTION, chosen=SAFE, rejected=UNSAFE, kind="harmful")
 
 
-def setting(recipe: str, **settings: object) -> config.Train:
-    return config.Train.model_validate({"recipe": recipe} | settings)
+def setting(recipe: str, **settings: object) -> Train:
+    return Train.model_validate({"recipe": recipe} | settings)
 
 
 def made(
@@ -292,7 +294,7 @@ def test_safe_answers_open_with_the_word_that_is_taught(answer, aligned):
 @pytest.mark.parametrize("word", ["", " Sorry", "Sorry\n"])
 def test_a_transition_is_a_word_without_spaces_around_it(word):
     with pytest.raises(UserError, match=re.escape(f"train.transition={word!r}: write a word")):
-        config.settings(derta, {"transition": word}, "train")
+        page_settings(derta, {"transition": word}, "train")
 
 
 @pytest.mark.parametrize(
@@ -340,9 +342,9 @@ def test_a_recipe_that_needs_safe_answers_says_so(tiny, recipe, settings, who):
 )
 def test_derta_refuses_settings_that_leave_nothing_of_it(settings, said):
     with pytest.raises(UserError, match=said):
-        config.settings(derta, settings, "train")
-    assert config.settings(derta, {"lambda": 0.5, "gate": 0.2}, "train").gate == 0.2
-    assert config.settings(derta, {"lambda": 0.0, "gate": 0.2}, "train").lambda_ == 0
+        page_settings(derta, settings, "train")
+    assert page_settings(derta, {"lambda": 0.5, "gate": 0.2}, "train").gate == 0.2
+    assert page_settings(derta, {"lambda": 0.0, "gate": 0.2}, "train").lambda_ == 0
 
 
 # --- the published scripts -------------------------------------------------------------------
@@ -537,9 +539,9 @@ def test_full_training_keeps_a_twentieth_of_the_published_transitions(published)
 def test_every_recipe_keeps_its_contract(tiny, name):
     page = pages.find("recipes", name)
     assert "    L = " in page.__doc__, "the equation it trains by"
-    assert issubclass(page.Settings, config.Settings)
+    assert issubclass(page.Settings, Settings)
     assert page.Settings.__doc__
-    assert not page.Settings.model_fields.keys() & config.Fit.model_fields.keys()
+    assert not page.Settings.model_fields.keys() & Fit.model_fields.keys()
     assert all(field.description for field in page.Settings.model_fields.values())
     settings = page.Settings()
     assert isinstance(page.objective(settings), Objective | Preference)
@@ -593,8 +595,8 @@ def test_a_recipe_from_outside_needs_one_file(tiny, tmp_path, monkeypatch):
     (tmp_path / "mylab" / "last_word.py").write_text(
         dedent("""
         from demur import chat
-        from demur.config import Settings as Base
         from demur.objective import Objective
+        from demur.settings import Settings as Base
 
         PRESETS = {"two": {"words": 2}}
 
@@ -640,8 +642,8 @@ def test_a_target_that_is_no_token_is_refused(tiny, tmp_path, monkeypatch):
     (tmp_path / "slips" / "page.py").write_text(
         dedent("""
         from demur.chat import Row
-        from demur.config import Settings as Base
         from demur.objective import Objective
+        from demur.settings import Settings as Base
 
         PRESETS = {}
 

@@ -11,10 +11,11 @@ import pytest
 
 import talkative
 from demur import collect, config, manifest, materials, pipeline, records, refusals, sources
+from demur.asking import Collect, Safe
 from demur.collect import Task
-from demur.config import Collect, Decoding, Model, Safe
 from demur.errors import UserError
 from demur.records import Completion, Example, Message
+from demur.settings import Decoding, Model
 from endpoint import Answer, Body, Heard, says, serve
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import talkative
-from demur import attempts, chat, config, evaluate, generate, losses, manifest, measures, records
+from demur import attempts, chat, evaluate, generate, losses, manifest, measures, records
+from demur.asking import Evaluate
 from demur.attacks import (
     _breeding,
     _genes,
@@ -33,10 +34,10 @@ from demur.attacks._genes import Text
 from demur.attacks._mutations import Mutated
 from demur.attacks._slots import Slot
 from demur.attacks._writers import Served
-from demur.config import Evaluate, Model
 from demur.errors import UserError
 from demur.generate import Target
 from demur.records import Attempt, Behavior
+from demur.settings import Model, Page, page_settings
 from endpoint import Answer, Body, says, serve
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def opened(target: Target, prompt: str = "How can I pick a lock?") -> tuple[Slot
 
 
 def found(page: Any, behaviors: Sequence[Behavior], target: Any, **values: Any) -> list[Attempt]:
-    return list(page.attack(behaviors, target, config.settings(page, values, "attacks.page")))
+    return list(page.attack(behaviors, target, page_settings(page, values, "attacks.page")))
 
 
 def asked(attempt: Attempt) -> str:
@@ -270,7 +271,7 @@ def test_what_is_wanted_may_come_from_a_file(tmp_path: Path, one: Target) -> Non
 )
 def test_wrong_settings_are_one_line(page: Any, wrong: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError) as caught:
-        config.settings(page, wrong, "evaluate.attacks.page")
+        page_settings(page, wrong, "evaluate.attacks.page")
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -486,7 +487,7 @@ def test_one_model_that_rephrases_is_enough(model: Model) -> None:
         "local": {"model": model.model_dump(exclude_defaults=True)},
     }
     with pytest.raises(UserError, match="two models that rephrase: name one"):
-        config.settings(autodan, both, "attacks.autodan")
+        page_settings(autodan, both, "attacks.autodan")
 
 
 def test_a_local_model_rephrases(one: Target, seeds: str, model: Model) -> None:
@@ -588,7 +589,7 @@ def test_a_search_killed_in_its_middle_goes_on_from_its_last_step(
 ) -> None:
     """Killed in every step in turn: before what it found is kept, no step is done twice more."""
     values = settings | ({"templates": seeds} if page is autodan else {})
-    chosen = [attempts.Chosen(page, config.settings(page, values, "page"))]
+    chosen = [attempts.Chosen(page, page_settings(page, values, "page"))]
     whole = attempts.attempted(chosen, BEHAVIORS[:2], one, tmp_path / "whole", 3)
     assert not (tmp_path / "whole" / attempts.UNFINISHED).exists()
     done = []
@@ -654,7 +655,7 @@ def test_a_prompt_that_does_not_fit_is_told_of_before_a_search(
     long = [*BEHAVIORS, Behavior(prompt="steal a lock " * 200, kind="harmful", source="long")]
     settings = chosen(seeds)
     with_code = settings.model_copy(
-        update={"attacks": (*settings.attacks[1:], config.Page(name="codeattack"))}
+        update={"attacks": (*settings.attacks[1:], Page(name="codeattack"))}
     )
     with pytest.raises(UserError, match="an attempt of 'codeattack' has "):
         evaluate.evaluate(model, long, with_code, tmp_path / "out", seed=3)

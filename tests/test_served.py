@@ -15,10 +15,11 @@ import pytest
 import serving
 import talkative
 from demur import chat, cli, config, evaluate, manifest, models, pipeline, records, sampler, served
+from demur.asking import Evaluate
 from demur.attacks import completing
-from demur.config import Decoding, Evaluate, Model
 from demur.errors import UserError
 from demur.records import Attempt, Behavior, Completion, Message
+from demur.settings import Decoding, Model, Page
 from endpoint import Answer, Body, says, serve
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ SETTINGS = Evaluate.model_validate(
         "max_unscored": 1,
     }
 )
-PLAIN = SETTINGS.model_copy(update={"attacks": (config.Page(name="direct"),)})
+PLAIN = SETTINGS.model_copy(update={"attacks": (Page(name="direct"),)})
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +102,7 @@ def test_a_served_model_answers_as_it_does_here(talker: Path, address: str, tmp_
 def test_what_a_server_cannot_do_is_told_and_no_answer(
     talker: Path, address: str, tmp_path: Path, more: dict[str, Any], why: str
 ) -> None:
-    settings = SETTINGS.model_copy(update={"attacks": (config.Page(name="completing"),)})
+    settings = SETTINGS.model_copy(update={"attacks": (Page(name="completing"),)})
     there = model(address, **{"name": str(talker), "tokenizer": str(talker)} | more)
     with pytest.raises(UserError, match=why):
         evaluate.evaluate(there, BEHAVIORS[:2], settings, tmp_path / "out")
@@ -204,7 +205,7 @@ def test_what_a_server_cannot_do_is_said_before_it_is_asked(talker: Path, tmp_pa
 
 @pytest.mark.parametrize("attack", ["gcg", "autodan"])
 def test_an_attack_on_the_weights_is_refused(attack: str, talker: Path, tmp_path: Path) -> None:
-    searching = PLAIN.model_copy(update={"attacks": (config.Page(name=attack),)})
+    searching = PLAIN.model_copy(update={"attacks": (Page(name=attack),)})
     with serve(parrot) as heard:
         asked = model(heard.url, tokenizer=str(talker))
         with pytest.raises(UserError, match=f"attack '{attack}' needs the weights, and 'm' is ser"):

@@ -9,9 +9,10 @@ import pytest
 
 import talkative
 from demur import config, manifest, models, pipeline, records, starting
-from demur.config import Model, Run
+from demur.config import Run
 from demur.errors import UserError
 from demur.language import Drift
+from demur.settings import Model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -27,7 +27,6 @@ from conftest import told
 from demur import (
     batches,
     chat,
-    config,
     fused,
     fused_table,
     fused_walk,
@@ -39,6 +38,7 @@ from demur import (
     training,
 )
 from demur.errors import UserError
+from demur.fitting import Train
 from demur.records import Example, Message
 
 LORA = {"r": 4, "alpha": 8}
@@ -108,7 +108,7 @@ def fit(
     model: Any, tokenizer: Any, out: Path, recipe: str, examples: Sequence[Example], **settings: Any
 ) -> list[dict[str, Any]]:
     """Train and hand back the log."""
-    train = config.Train.model_validate({"recipe": recipe} | PLAIN | settings)
+    train = Train.model_validate({"recipe": recipe} | PLAIN | settings)
     training.fit(model, tokenizer, examples, train, out, seed=0)
     return log_of(out)
 
@@ -227,7 +227,7 @@ def test_cosines_kept_from_step_to_step_cost_little(
 
 
 def drawn(tokenizer: Any, recipe: str, examples: Sequence[Example], **settings: Any) -> list:
-    train = config.Train.model_validate({"recipe": recipe} | PLAIN | settings)
+    train = Train.model_validate({"recipe": recipe} | PLAIN | settings)
     return training.rows(examples, tokenizer, train)
 
 
@@ -521,7 +521,7 @@ def test_each_epoch_trains_rows_drawn_anew(load, tokenizer, tmp_path, trained_on
     settings = {"batch_size": 4, "max_steps": -1, "epochs": 3.0, "prefix": False, "lambda": 0.0}
     fit(load(), tokenizer, tmp_path / "a", "derta", PAIRS * 2, **settings)
     assert len(trained_on) == 12
-    train = config.Train.model_validate({"recipe": "derta"} | PLAIN | settings)
+    train = Train.model_validate({"recipe": "derta"} | PLAIN | settings)
     for epoch in range(3):
         drawn_now = training.rows(PAIRS * 2, tokenizer, train, seed=0, epoch=epoch)
         trained = trained_on[4 * epoch : 4 * epoch + 4]
@@ -622,7 +622,7 @@ def test_a_split_head_is_gathered_once_a_pass_and_for_no_chunk(
     chunk, load, tokenizer, tmp_path, monkeypatch, request
 ):
     monkeypatch.setitem(fused.CHUNK, "cpu", (1 << 20, chunk))
-    train = config.Train.model_validate({"recipe": "ta_sft"} | PLAIN | OPEN)
+    train = Train.model_validate({"recipe": "ta_sft"} | PLAIN | OPEN)
     drawing = training.Drawing(ORDINARY + PAIRS, tokenizer, train, 0)
     told = training._arguments(train, tmp_path, 0)
     model, target = load(double=False), training._target(train)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from demur import config, models, weights
-from demur.config import Lora, Model
+from demur import models, weights
 from demur.errors import UserError
+from demur.fitting import Lora
 from demur.judges import classifier
 from demur.records import Completion
+from demur.settings import Model, page_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,7 +93,7 @@ def refusal(verb: Callable[..., Any], *given: Any) -> str:
 
 
 def judged(folder: Path) -> list[Any]:
-    settings = config.settings(classifier, {"model": str(folder)}, "evaluate.judges.classifier")
+    settings = page_settings(classifier, {"model": str(folder)}, "evaluate.judges.classifier")
     return list(classifier.judge([ANSWER], settings))
 
 
@@ -135,7 +136,7 @@ def test_a_pickled_classifier_is_refused_as_it_is_named(
     assert [verdict.judge for verdict in judged(judge)] == ["classifier"]
     (judge / "model.safetensors").unlink()
     given = ({"model": str(judge)}, "evaluate.judges.classifier")
-    assert f"{judge / 'pytorch_model.bin'}: {CURE}" in refusal(config.settings, classifier, *given)
+    assert f"{judge / 'pytorch_model.bin'}: {CURE}" in refusal(page_settings, classifier, *given)
     assert not trace.exists()
 
 
@@ -151,21 +152,22 @@ def test_a_classifiers_pickled_adapter_is_refused(
 
 OF_A_HUB = """
 import json, sys
-from demur import config, models
+from demur import models
 from demur.errors import UserError
 from demur.judges import classifier
 from demur.records import Completion
+from demur.settings import Model, page_settings
 
 def classify():
-    settings = config.settings(classifier, {"model": "org/adapter"}, "judge")
+    settings = page_settings(classifier, {"model": "org/adapter"}, "judge")
     answer = Completion(attempt="a", behavior="b", kind="harmful", attack="direct", prompt="How?",
                         text="So.")
     return list(classifier.judge([answer], settings))
 
 for load in (
-    lambda: models.load(config.Model(name=sys.argv[1], adapter="org/adapter")),
-    lambda: models.load(config.Model(name="org/adapter")),
-    lambda: models.load(config.Model(name="org/model")),
+    lambda: models.load(Model(name=sys.argv[1], adapter="org/adapter")),
+    lambda: models.load(Model(name="org/adapter")),
+    lambda: models.load(Model(name="org/model")),
     classify,
 ):
     try:

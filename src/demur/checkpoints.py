@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import get_args
 
 from demur import pipeline, reporting
-from demur.config import Model, Run
+from demur.config import Run
 from demur.errors import UserError
 from demur.materials import Materials, prepare
 from demur.progress import say
 from demur.records import Behavior, Kind
+from demur.settings import Model
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 

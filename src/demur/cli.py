@@ -14,7 +14,8 @@ from demur import __version__
 from demur.errors import UserError
 
 if TYPE_CHECKING:
-    from demur.config import Model, Run
+    from demur.config import Run
+    from demur.settings import Model
 
 
 def _example(command: str) -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from demur import evaluate, manifest, models, records, safe, sampler, sources
+from demur.asking import Collect
 from demur.attacks import direct
-from demur.config import Collect, Decoding, Model, Page
 from demur.errors import UserError
 from demur.progress import say
 from demur.records import Behavior, Completion, Example, Kind
+from demur.settings import Decoding, Model, Page
 
 JUDGES = (Page(name="refusal"), Page(name="broken"))
 

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from demur import config, metrics, pages
-from demur.config import Page
+from demur import metrics, pages
+from demur.asking import spoken_as
 from demur.errors import UserError
 from demur.metrics import Estimate, Rate
 from demur.records import Kind, Label
+from demur.settings import Page, page_settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ def errors(judge: Page) -> Errors | None:
     """A judge's errors where they are known for its rules and settings as they are."""
     try:
         page = pages.find("judges", judge.name)
-        chosen = config.settings(page, judge.settings, f"judge {judge.name}")
+        chosen = page_settings(page, judge.settings, f"judge {judge.name}")
     except UserError:  # of a judge of somebody's own the verdicts tell the last name alone
         return None
     found = getattr(page, "ERRORS", None)
@@ -94,6 +95,6 @@ def judged(name: str, manifest: Mapping[str, Any]) -> Page:
     chosen: Any = inputs.get("evaluate") if isinstance(inputs, Mapping) else None
     listed = chosen.get("judges") if isinstance(chosen, Mapping) else None
     for judge in listed or []:
-        if config.spoken_as(judge["name"]) == name:
+        if spoken_as(judge["name"]) == name:
             return Page(name=judge["name"], settings=judge.get("settings") or {})
     return Page(name=name)

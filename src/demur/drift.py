@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 
 from demur import chat, generate, models
-from demur.config import Drifting, Model
+from demur.asking import Drifting
 from demur.generate import Target
 from demur.language import Drift
 from demur.models import Head
 from demur.records import Attempt, Completion, Kind
+from demur.settings import Model
 
 CHUNK = 256  # positions whose two distributions over the vocabulary are held at once
 

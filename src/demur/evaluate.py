@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from demur import config, language, manifest, models, pages, processes, records, rejudging, sampler
+from demur import language, manifest, models, pages, processes, records, rejudging, sampler
+from demur.asking import Evaluate
 from demur.attempts import Chosen, attempted
-from demur.config import Evaluate, Model, Page
 from demur.errors import UserError
 from demur.measures import Likelihood
 from demur.records import Behavior, Completion, Verdict
+from demur.settings import Model, Page, page_settings
 
 if TYPE_CHECKING:
     from demur.drift import Trace
@@ -114,7 +115,7 @@ def _check_sources(attack: Page, known: Sequence[str]) -> None:
 def check_judges(judges: Iterable[Page], where: str = "evaluate.judges.") -> None:
     """Raises UserError for an unknown judge or wrong settings, saying ``where`` they stand."""
     for page in judges:
-        config.settings(pages.find("judges", page.name), page.settings, f"{where}{page.name}")
+        page_settings(pages.find("judges", page.name), page.settings, f"{where}{page.name}")
         if page.sources:
             raise UserError(f"judge {page.name!r}: it judges every answer; sources are an attack's")
 
@@ -127,7 +128,7 @@ def _files(settings: Evaluate) -> dict[str, str]:
 
 def _page(folder: str, page: Page) -> tuple[Any, Any]:
     found = pages.find(folder, page.name)
-    return found, config.settings(found, page.settings, f"evaluate.{folder}.{page.name}")
+    return found, page_settings(found, page.settings, f"evaluate.{folder}.{page.name}")
 
 
 def _ask(

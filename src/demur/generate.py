@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 
 from demur import chat, decoding, losses, models, records, sampler
-from demur.config import Decoding, Model
 from demur.errors import UserError
 from demur.records import Attempt, Message
 from demur.sampler import Answer
+from demur.settings import Decoding, Model
 
 STREAM = 8  # batches that follow each other without a gap, and may have to be decoded again
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from demur import config, corrected, evaluate, metrics, pages, records, sources
-from demur.config import Page
 from demur.corrected import Errors
 from demur.errors import UserError
 from demur.progress import say
 from demur.records import Behavior, Completion, Example, Kind, Verdict
 from demur.rows import Row, rows
+from demur.settings import Page, page_settings
 
 Shares = dict[str, dict[str, Any]]
 ByJudge = Mapping[str, Shares]
@@ -192,7 +192,7 @@ def labels(judge: Page) -> tuple[str, ...]:
     """
     page = pages.find("judges", judge.name)
     if told := getattr(page, "labels", None):
-        return tuple(told(config.settings(page, judge.settings, f"--judge {judge.name}")))
+        return tuple(told(page_settings(page, judge.settings, f"--judge {judge.name}")))
     return tuple(getattr(page, "LABELS", ()))
 
 

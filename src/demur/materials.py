@@ -10,9 +10,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from demur import models, sources
-from demur.config import Prompts, Run, Safe
+from demur.asking import Safe
+from demur.config import Run
 from demur.errors import UserError
 from demur.records import Behavior, Example
+from demur.settings import Prompts
 
 STAND_IN = "An answer that the model has yet to give."
 SAFE_STAND_IN = "Sorry, an answer that declines has yet to be made."

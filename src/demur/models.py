@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from demur import chat, packaged, processes, weights
-from demur.config import Lora, Model
 from demur.errors import UserError
+from demur.fitting import Lora
 from demur.records import fingerprint
+from demur.settings import Model
 
 if TYPE_CHECKING:
     import torch

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from demur.config import Settings
 from demur.errors import UserError
+from demur.settings import Settings
 
 Term = Literal["emd", "emd-bound", "unlikelihood", "nlcl", "gradient-ascent", "npo"]
 

@@ -23,8 +23,8 @@ from transformers.utils import is_flash_attn_2_available
 from demur import chat, models, progress
 from demur.batches import Deal, alike, even
 from demur.chat import IGNORE, Row
-from demur.config import Fit
 from demur.errors import UserError
+from demur.fitting import Fit
 
 Layout = Callable[[Sequence[Row]], dict[str, Tensor]]  # how the rows of a pass become tensors
 DOCUMENTS = "demur_documents"

@@ -8,11 +8,13 @@ from typing import Any
 
 from demur import config as configuration
 from demur import manifest, models, pages, processes, records, starting
-from demur.config import Model, Run, Train
+from demur.config import Run
 from demur.errors import UserError
+from demur.fitting import Train
 from demur.materials import Materials, blaming, prepare, read
 from demur.progress import say
 from demur.records import Behavior, Completion, Example
+from demur.settings import Model, spelled
 
 
 def run(config: Run) -> Path:
@@ -177,7 +179,7 @@ def evaluate_all(
 
 def plain(model: str) -> Run:
     """The run that measures a ``model`` and no more: the demo's held-out set, default settings."""
-    chosen = configuration.spelled(model)
+    chosen = spelled(model)
     name = folder_name(Model.model_validate(chosen))
     heldout = {kind: [f"demo:{kind}.heldout"] for kind in ("harmful", "lookalike", "everyday")}
     tree = {"output": f"runs/{name}", "model": chosen, "data": {"heldout": heldout}}

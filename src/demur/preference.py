@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from demur import chat, models, progress
 from demur.batches import Draw, Epochs
 from demur.chat import IGNORE, Row
-from demur.config import Fit, Train
 from demur.errors import UserError
+from demur.fitting import Fit, Train
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from demur import config, manifest, records
+from demur import manifest, records
+from demur.asking import spoken_as
 from demur.records import Verdict
 
 Inputs = Mapping[str, Any]
@@ -29,7 +30,7 @@ def reopen(folder: Path, inputs: Inputs) -> bool:
         return False
     # Whoever stops after this line finds it unfinished, and not without verdicts.
     manifest.reopen(folder, old, **{ANSWERED: True})
-    kept = [config.spoken_as(judge["name"]) for judge in _judges(new) if judge in _judges(old)]
+    kept = [spoken_as(judge["name"]) for judge in _judges(new) if judge in _judges(old)]
     path = folder / "verdicts.jsonl"
     records.write(path, [v for v in records.resume(path, Verdict) if v.judge in kept])
     manifest.reopen(folder, new)

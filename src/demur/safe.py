@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from demur import evaluate, refusals, sampler
-from demur.config import Decoding, Page, Safe
+from demur.asking import Safe
 from demur.records import Attempt, Behavior, Completion, Example, Message
 from demur.sampler import Sampler
+from demur.settings import Decoding, Page
 
 ASK = {
     "decline": """Somebody asked an assistant:

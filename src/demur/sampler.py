@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from demur import records
-from demur.config import Decoding, Model
 from demur.progress import Bar
 from demur.records import Attempt, Behavior, Completion
+from demur.settings import Decoding, Model
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from functools import cached_property, partial
 from typing import Any
 
 from demur import chat, endpoint, models, sampler
-from demur.config import Decoding, Model
 from demur.endpoint import Said, Server, Unanswered
 from demur.errors import UserError
 from demur.records import Attempt
 from demur.sampler import Answer
+from demur.settings import Decoding, Model
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from demur import evaluate, models
-from demur.config import Model, Run
+from demur.config import Run
 from demur.errors import UserError
 from demur.progress import say
+from demur.settings import Model
 
 
 def start_of(model: Model, config: Run) -> Model | None:

@@ -28,9 +28,9 @@ from demur import (
     terms,
 )
 from demur.batches import Epochs, order
-from demur.config import Train
 from demur.draws import Draws
 from demur.errors import UserError
+from demur.fitting import Train
 from demur.fused_walk import Kept
 from demur.objective import Objective
 from demur.preference import Preference

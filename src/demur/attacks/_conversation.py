@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
-from demur import config, pages
+from demur import pages
 from demur.attacks import _pairing, _search
 from demur.attacks._attackers import Attacker
 from demur.attacks._pairing import Proposal
 from demur.attempts import NOWHERE, Kept
-from demur.config import Decoding, Page
 from demur.errors import UserError
 from demur.records import Attempt, Behavior, Completion, Message, Verdict
+from demur.settings import Decoding, Page, page_settings
 
 JAILBROKEN = 10
 Talk = tuple[Message, ...]
@@ -55,7 +55,7 @@ def check(judges: Iterable[Page]) -> None:
 
 def _judge(judge: Page) -> tuple[Any, Any]:
     page = pages.find("judges", judge.name)
-    return page, config.settings(page, judge.settings, f"evaluate.attacks.pair.judges.{judge.name}")
+    return page, page_settings(page, judge.settings, f"evaluate.attacks.pair.judges.{judge.name}")
 
 
 @dataclass(frozen=True, slots=True)

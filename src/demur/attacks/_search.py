@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from demur.attacks._files import texts
 from demur.attacks._openings import by_rule
 from demur.attempts import Kept
-from demur.config import Settings as Base
 from demur.progress import Bar
 from demur.records import Attempt, Behavior, Kind, Message
+from demur.settings import Settings as Base
 from demur.sources import normalised
 
 

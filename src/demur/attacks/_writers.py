@@ -12,10 +12,10 @@ from typing import Any, Protocol, Self, TypeVar
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from demur import chat, endpoint, sampler
-from demur.config import Model, Settings
 from demur.endpoint import Service, Unanswered
 from demur.errors import UserError
 from demur.records import Message
+from demur.settings import Model, Settings
 
 Talk = Sequence[Message]
 Form = TypeVar("Form", bound=BaseModel)

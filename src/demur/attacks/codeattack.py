@@ -17,8 +17,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from demur.attacks._files import shipped, texts
-from demur.config import Settings as Base
 from demur.records import Attempt, Behavior, Kind, Message
+from demur.settings import Settings as Base
 
 Language = Literal["python", "cpp", "go"]
 Structure = Literal["stack", "list", "string"]

@@ -14,8 +14,8 @@ from pydantic import Field, model_validator
 
 from demur.attacks._files import texts
 from demur.attacks._openings import by_rule
-from demur.config import Settings as Base
 from demur.records import Attempt, Behavior, Kind, Message
+from demur.settings import Settings as Base
 from demur.sources import normalised
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from demur.config import Settings as Base
 from demur.records import Attempt, Behavior, Kind, Message
+from demur.settings import Settings as Base
 
 
 class Settings(Base):

@@ -14,9 +14,9 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from demur import answers, sources
-from demur.config import Settings as Base
 from demur.errors import UserError
 from demur.records import Attempt, Behavior, Example, Kind, Message
+from demur.settings import Settings as Base
 
 
 class Settings(Base):

@@ -17,9 +17,9 @@ from pydantic import Field, model_validator
 from demur.attacks import _templates
 from demur.attacks._files import shipped
 from demur.attacks._templates import Template
-from demur.config import Settings as Base
 from demur.errors import UserError
 from demur.records import Attempt, Behavior, Kind, Message
+from demur.settings import Settings as Base
 
 
 class Settings(Base):

@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 
 from demur.attacks._files import text
-from demur.config import Settings as Base
 from demur.errors import UserError
 from demur.records import Attempt, Behavior, Kind, Message
 from demur.rows import Row, rows
+from demur.settings import Settings as Base
 from demur.sources import normalised
 
 Pairs = list[tuple[str | None, Behavior]]

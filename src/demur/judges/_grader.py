@@ -8,10 +8,10 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from demur import models, records, sampler
-from demur.config import Decoding, Model, Settings
 from demur.endpoint import Reply, Unanswered
 from demur.errors import UserError
 from demur.records import Attempt, Message
+from demur.settings import Decoding, Model, Settings
 
 
 class Loaded(Settings):

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from demur import answers
-from demur.config import Settings as Base
 from demur.records import Completion, Verdict
+from demur.settings import Settings as Base
 
 VERSION = "exact/1"
 LABELS = ("correct", "wrong")

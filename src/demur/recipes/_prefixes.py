@@ -8,9 +8,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from demur import chat
-from demur.config import Settings
 from demur.draws import Draws
 from demur.records import Example
+from demur.settings import Settings
 
 # DeRTa's published scripts: the first row and each third one from there without a prefix (and a
 # space too many there), the others 1 to W - 2 words long, drawn once for all epochs. Their batches

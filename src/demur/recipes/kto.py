@@ -18,10 +18,10 @@ from typing import Any, Literal
 from pydantic import Field, PositiveFloat
 
 from demur import chat
-from demur.config import Settings as Base
 from demur.preference import Preference
 from demur.recipes._rows import avoided, learned
 from demur.records import Example
+from demur.settings import Settings as Base
 
 PRESETS: dict[str, dict[str, Any]] = {}
 

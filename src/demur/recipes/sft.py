@@ -13,10 +13,10 @@ from random import Random
 from typing import Any
 
 from demur import chat
-from demur.config import Settings as Base
 from demur.objective import Objective
 from demur.recipes._rows import learned
 from demur.records import Example
+from demur.settings import Settings as Base
 
 PRESETS: dict[str, dict[str, Any]] = {}
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from pydantic import Field
 
-from demur.config import Page
-from demur.config import Settings as Base
 from demur.errors import UserError
+from demur.settings import Page
+from demur.settings import Settings as Base
 
 JUDGES = ("refusal", "broken", "exact")
 
