@@ -15,6 +15,13 @@ if TYPE_CHECKING:
 THINGS = ["acid", "bottle", "lock", "door", "knife", "phone", "bill", "bread", "dough", "flour"]
 
 
+def widen(folder: Path, context: int = 4096) -> Path:
+    """The model that lies there takes prompts of so many tokens."""
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"max_position_embeddings": context}))
+    return folder
+
+
 def save(folder: Path, tokenizer: PreTrainedTokenizerBase, layers: int = 2) -> Path:
     """A Llama whose head knows whole words and the turn end alone: answers of all lengths."""
     import torch

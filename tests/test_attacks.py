@@ -103,7 +103,9 @@ def refusal(page: Any, behaviors: Any = BEHAVIORS, target: Any = None, **values:
 def test_every_page_keeps_the_contract(name: str, needs: dict[str, Any], target: Any) -> None:
     page = pages.find("attacks", name)
     assert (page.__doc__ or "").startswith(f"`{name}`: ")
-    assert list(inspect.signature(page.attack).parameters) == ["behaviors", "target", "settings"]
+    kept = ["kept"] if hasattr(page, "searches") else []
+    given = list(inspect.signature(page.attack).parameters)
+    assert given == ["behaviors", "target", "settings", *kept]
     assert issubclass(page.Settings, Settings)
     assert all(field.description for field in page.Settings.model_fields.values())
     found = attempts(page, target=target, **needs.get(name, {}))

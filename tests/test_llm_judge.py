@@ -412,9 +412,7 @@ def test_a_model_loaded_here_grades(
     tiny: dict[str, PreTrainedTokenizerBase], tmp_path: Path
 ) -> None:
     """A random one says words that are no grade."""
-    folder = talkative.save(tmp_path / "judge", tiny["chatml"])
-    sized = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 4096}
-    (folder / "config.json").write_text(json.dumps(sized))
+    folder = talkative.widen(talkative.save(tmp_path / "judge", tiny["chatml"]))
     local = {"model": {"name": str(folder), "dtype": "float32"}, "batch_size": 2}
     settings = page_settings(llm, {"local": local | {"max_new_tokens": 8}}, "judges.llm")
     answers = [completion(text) for text in ("take it", "", "tea " * 5000, "No.", "take it")]

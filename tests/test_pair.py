@@ -277,9 +277,7 @@ def test_a_local_attacker_is_sampled_and_repeats_itself(
     from demur.attacks._attackers import Asked
     from demur.attacks._writers import ByModel, Loaded
 
-    folder = talkative.save(tmp_path / "red", tiny["chatml"])
-    sized = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 4096}
-    (folder / "config.json").write_text(json.dumps(sized))
+    folder = talkative.widen(talkative.save(tmp_path / "red", tiny["chatml"]))
     local = {"model": {"name": str(folder), "dtype": "float32"}, "max_new_tokens": 12}
     talks = [_pairing.opening("How?", "Sure", n) for n in range(2)]
     attacker = Asked(ByModel(Loaded.model_validate(local)))

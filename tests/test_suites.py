@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+import talkative
 from demur import config, evaluate, generate, materials, pages, records
 from demur.attempts import Chosen, attempted
 from demur.config import Run
@@ -57,7 +59,8 @@ def llamas(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def served(tmp_path: Path, tiny_model_path: Path) -> dict[str, Any]:
-    return {"output": str(tmp_path / "out"), "model": {"name": str(tiny_model_path)}}
+    wide = talkative.widen(Path(shutil.copytree(tiny_model_path, tmp_path / "model")))
+    return {"output": str(tmp_path / "out"), "model": {"name": str(wide)}}
 
 
 def behaviors(run: Run) -> list[Behavior]:
@@ -239,10 +242,8 @@ def shared(folder: str) -> Path:
     return root / folder
 
 
-def test_the_published_files_of_derta(tmp_path: Path, tiny_model_path: Path) -> None:
-    suite = {"derta": {"folder": str(shared("derta"))}}
-    model = {"name": str(tiny_model_path)}
-    run = config.build({"output": str(tmp_path / "out"), "model": model, "suite": suite})
+def test_the_published_files_of_derta(served: dict[str, Any], tmp_path: Path) -> None:
+    run = config.build(served | {"suite": {"derta": {"folder": str(shared("derta"))}}})
     counts = {name: len(texts) for name, texts in of(asked(run, tmp_path / "a")).items()}
     assert counts == {
         "direct": 100 + 100 + 100 + 100,
