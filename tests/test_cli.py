@@ -231,6 +231,17 @@ def test_a_model_alone_is_measured_on_the_demos_questions(
     assert {s.where for of in run.data.heldout.by_kind().values() for s in of} == {
         f"demo:{kind}.heldout" for kind in ("harmful", "lookalike", "everyday")
     }
+    assert (run.evaluate.primary, run.evaluate.judges[-1].name) == ("harm", "harm")
+    given = ["evaluate.judges=[refusal, {llm: {base_url: http://h/v1, model: m}}]", "output=runs/x"]
+    run = pipeline.plain("org/model", [*given, "model.chat_template=plain"])
+    assert (run.output, run.model.chat_template) == (Path("runs/x"), "plain")
+    assert (run.evaluate.primary, len(run.data.heldout.harmful)) == ("refusal", 1)
+    assert run.evaluate.judges[-1].settings["base_url"] == "http://h/v1"
+    assert len(pipeline.plain("m", ["suite={demo: {limit: 3}}"]).data.heldout.harmful) == 1
+    code, _, err = demur(monkeypatch, capsys, "evaluate", "a=b", "--model", "m")
+    assert (code, err.count("\n")) == (2, 1) and "unknown setting 'a'" in err
+    code, _, err = demur(monkeypatch, capsys, "evaluate", "a=b")
+    assert (code, err.count("\n")) == (2, 1) and "name a configuration, or a model" in err
     code, _, err = demur(monkeypatch, capsys, "evaluate", "--model", "no/such/model")
     assert (code, err.count("\n")) == (2, 1) and "no such folder and not a hub id" in err
     code, _, err = demur(monkeypatch, capsys, "evaluate")

@@ -71,7 +71,7 @@ def questions(tmp_path: Path) -> str:
 
 
 def answered(folder: str) -> dict[str, Completion]:
-    found = records.read(Path(folder.strip()) / "completions.jsonl", Completion)
+    found = records.read(Path(folder.split()[0]) / "completions.jsonl", Completion)
     return {completion.attempt: completion for completion in found}
 
 

@@ -101,7 +101,7 @@ def _measured(
     if config is None and model is not None:
         from demur import pipeline
 
-        alone = pipeline.plain(model)
+        alone = pipeline.plain(model, overrides or [])
         return alone, alone.model
     if config is None:
         raise UserError("name a configuration, or a model to measure: demur evaluate --model X")
@@ -147,9 +147,9 @@ def train(
 @app.command(epilog=_example("demur evaluate configs/demo.yaml --model path/to/any-model"))
 def evaluate(
     config: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
-            help="The run's YAML file; with --model alone: the demo's questions, into runs/<name>.",
+            help="The run's YAML file; with --model it may be left out: suite=demo, runs/<name>.",
             show_default=False,
         ),
     ] = None,
@@ -170,21 +170,47 @@ def evaluate(
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Measure the run's models under attack; with --model, that one instead, trained by anyone."""
+    """Measure the run's models under attack; with --model, that one instead, trained by anyone.
+
+    A model measured with --model is also put on the run's page, beside what else was measured.
+    """
     from demur import checkpoints as steps
     from demur import pipeline
 
     _refuse_apart(checkpoints, model, limit)
-    chosen, other = _measured(config, overrides, model)
+    chosen, other = _measured(*_told_apart(config, overrides), model)
     if checkpoints:
         folders = steps.evaluate(chosen, only, limit)
     else:
         folders = pipeline.evaluate_all(chosen, other, only)
     if json_:
         _print_figures(folders, chosen.evaluate.primary)
-        return
-    for folder in folders:
-        print(folder)
+    else:
+        for folder in folders:
+            print(folder)
+    page = _page_of(chosen) if other else None
+    if page and not json_:
+        print(page)
+
+
+def _told_apart(
+    config: str | None, overrides: list[str] | None
+) -> tuple[Path | None, list[str] | None]:
+    """Where there is no configuration, the first override stands in its place."""
+    if config and "=" in config and not Path(config).is_file():
+        return None, [config, *(overrides or [])]
+    return Path(config) if config else None, overrides
+
+
+def _page_of(run: Run) -> Path | None:
+    """The page, or a line that says why what was measured does not stand on one."""
+    from demur import pipeline, progress
+
+    try:
+        return pipeline.report(run, partial=True)
+    except UserError as error:
+        progress.say(f"measured, but not on a page: {error}")
+        return None
 
 
 def _print_figures(folders: Iterable[Path], primary: str) -> None:

@@ -86,7 +86,7 @@ def load(path: Path | str, overrides: Sequence[str] = (), model: str | None = No
     if model is not None:
         for key, value in spelled(model).items():
             _put(tree, ["model", key], value, f"--model {model}")
-    return build(_merge(tree, overrides), str(path))
+    return build(merge(tree, overrides), str(path))
 
 
 def build(tree: dict[str, Any], origin: str = "configuration") -> Run:
@@ -152,7 +152,8 @@ def _yaml(text: str, origin: str) -> Any:
         raise UserError(f"{origin}: not YAML: {' '.join(str(error).split())}") from None
 
 
-def _merge(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def merge(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``tree`` with ``dotted.key=value`` put over it. Raises UserError for any other form."""
     for text in sorted(overrides, key=lambda text: not text.startswith("suite=")):
         key, equals, value = text.partition("=")
         if not equals or not key:

@@ -177,13 +177,12 @@ def evaluate_all(
         yield evaluate(config, name, trained(config, name, materials), materials, config.model)
 
 
-def plain(model: str) -> Run:
-    """The run that measures a ``model`` and no more: the demo's held-out set, default settings."""
+def plain(model: str, overrides: Sequence[str] = ()) -> Run:
+    """The run that measures a ``model`` and no more: the suite `demo`, but for ``overrides``."""
     chosen = spelled(model)
     name = folder_name(Model.model_validate(chosen))
-    heldout = {kind: [f"demo:{kind}.heldout"] for kind in ("harmful", "lookalike", "everyday")}
-    tree = {"output": f"runs/{name}", "model": chosen, "data": {"heldout": heldout}}
-    return configuration.build(tree, f"--model {model}")
+    tree = {"output": f"runs/{name}", "suite": "demo", "model": chosen}
+    return configuration.build(configuration.merge(tree, overrides), f"--model {model}")
 
 
 def folder_name(model: Model) -> str:
@@ -203,12 +202,13 @@ def names(config: Run, only: str | None = None) -> list[str]:
     return known if only is None else [only]
 
 
-def report(config: Run) -> Path:
+def report(config: Run, partial: bool = False) -> Path:
     """Stage `report`: every evaluation and training of the run on one page.
 
-    Where only other models were measured, it is about those.
+    Where only other models were measured, it is about those; a ``partial`` one is about whatever
+    was, though the run is not done.
     """
     from demur import reporting
 
     processes.alone("report")
-    return reporting.report(config)
+    return reporting.report(config, partial)

@@ -9,11 +9,11 @@ from demur import manifest
 from demur.config import Run
 
 
-def report(config: Run) -> Path:
+def report(config: Run, partial: bool = False) -> Path:
     """Every evaluation, training and measured checkpoint of a run on one page; returns the page.
 
     Each training's folder gets its model card. Where only other models were measured, the page is
-    about those. Raises UserError for a stage that is not finished.
+    about those. Raises UserError for an unfinished stage; a ``partial`` page leaves it out.
     """
     from demur import report as page
     from demur.report.card import Origin
@@ -21,8 +21,9 @@ def report(config: Run) -> Path:
     trainings = {name: config.output / "train" / name for name in config.trainings()}
     own, found = ["before", *trainings], _evaluated(config)
     others = [name for name in found if name not in own]
-    if others and len(others) == len(found):
-        own, trainings = [], {}
+    if partial or (others and len(others) == len(found)):
+        own = [name for name in own if name in found]
+        trainings = {name: trainings[name] for name in own if name in trainings}
     evaluations = {name: config.output / "evaluate" / name for name in [*own, *others]}
     title, steps = config.title or config.output.name, _along(config, trainings)
     out, origin = config.output / "report", Origin(config.model.name, _hub_sources(config))
