@@ -730,13 +730,13 @@ from test_training import KILLED, ORDINARY, PAIRS, fit
 from demur import training
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-class LogFile(training._LogFile):
+class LogFile(training.LogFile):
     def on_log(self, args, state, control, **more):
         super().on_log(args, state, control, **more)
         if state.global_step == 8:
             os.kill(os.getpid(), signal.SIGKILL)
 
-training._LogFile = LogFile
+training.LogFile = LogFile
 model, out = sys.argv[1], Path(sys.argv[2])
 loaded = AutoModelForCausalLM.from_pretrained(model).eval()
 fit(loaded, AutoTokenizer.from_pretrained(model), out, examples=ORDINARY + PAIRS, **KILLED)

@@ -1,0 +1,212 @@
+"""The loop itself, and the only file that knows transformers.Trainer."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from demur import losses, models, objective, packing, progress, terms
+from demur.fused_walk import Kept
+from demur.objective import Objective
+from demur.records import replace
+
+
+class RowTrainer(Trainer):
+    """transformers' Trainer on rows with two targets.
+
+    Its own part is three things: both terms are divided by counts over the whole accumulated,
+    all-process batch; the loss is taken from the hidden states; λ can be found at step 0.
+
+    The loss is taken inside the output layer's own forward: whoever splits the weights over
+    processes (FSDP, ZeRO-3) has them gathered there, once a pass, and brings the gradient back.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        model: Any,
+        arguments: TrainingArguments,
+        target: Objective,
+        support: losses.Support | None,
+        kept: Kept | None,
+        attention: str | None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, arguments, **options)
+        self._target, self._support, self._kept = target, support, kept
+        self._attention = attention
+        self._head = models.head(model)
+        self._told: tuple[dict[str, torch.Tensor], tuple[float, float, float]] | None = None
+        self._hidden: torch.Tensor
+        self._found: tuple[torch.Tensor, dict[str, torch.Tensor]]
+        self._terms = [0.0, 0.0, 0.0]  # of the step at hand, over all processes
+        self._seen: dict[str, Any] = {}  # sums since the last log
+        self._weight: float | None = None if target.lambda_ == "auto" else float(target.lambda_)
+        self._norms: dict[str, float] = {}  # of both gradients, where λ is to be found
+        models.bare(model).get_decoder().register_forward_hook(self._keep_hidden)
+        self._head.module.register_forward_hook(self._take_loss)
+
+    def train(self, *given: Any, **options: Any) -> Any:
+        """As the Trainer does, with the attention of packed rows if they are."""
+        with packing.attending(self.model, self._attention):
+            return super().train(*given, **options)
+
+    def _keep_hidden(self, module: Any, inputs: Any, output: Any) -> None:
+        self._hidden = output.last_hidden_state
+
+    def _take_loss(self, module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor | None:
+        """The losses of the batch at hand; logits keep their value, and the loss's graph."""
+        if self._told is None:
+            return None
+        batch, factors = self._told
+        with self.accelerator.autocast():
+            self._found = terms.weighted(
+                self._hidden,
+                batch,
+                self._head,
+                self._target,
+                self._support,
+                factors,
+                self._kept,
+            )
+        loss = self._found[0]
+        return logits.detach() + (loss - loss.detach())
+
+    def get_batch_samples(self, iterator: Any, size: int, device: Any) -> Any:
+        """The micro-batches of one step; the terms of all processes are counted here."""
+        batches, _ = super().get_batch_samples(iterator, size, device)
+        counts = [terms.count(batch, self._target) for batch in batches]
+        local = torch.tensor(counts or [(0, 0, 0)], dtype=torch.float64, device=device).sum(0)
+        self._terms = self.accelerator.reduce(local).tolist()
+        if self._weight is None:
+            self._balance(batches)
+        return batches, None
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The weighted sum of the terms, scaled for the mean that data parallelism takes."""
+        told, counts, router = self._weighted(model, inputs, self._factors(self._weight or 0.0))
+        self._tally(counts)
+        loss = told + router
+        return (loss, None) if return_outputs else loss
+
+    def _factors(self, lambda_: float) -> tuple[float, float, float]:
+        """What the sums of learn, transition and avoid are multiplied by in this step."""
+        weights = objective.weights(self._terms, self._target)
+        learn, transition, avoid = (w * self.accelerator.num_processes for w in weights)
+        return learn, transition, lambda_ * avoid
+
+    def _weighted(
+        self, model: Any, inputs: dict[str, torch.Tensor], factors: tuple[float, float, float]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
+        # The head is asked for one position: the losses take theirs from the hidden states.
+        self._told = inputs, factors
+        output = model(**packing.inputs(inputs), use_cache=False, logits_to_keep=1)
+        self._told = None
+        loss, counts = self._found
+        # None of the logits: wrappers wait for a gradient of what the model returned.
+        return loss + output.logits[:0].sum(), counts, self._router(output)
+
+    def _router(self, output: Any) -> Any:
+        """A mixture of experts' own balancing loss, which transformers adds only to its own."""
+        aux = getattr(output, "aux_loss", None)
+        if aux is None:
+            return 0.0
+        coefficient = models.bare(self.model).config.get_text_config().router_aux_loss_coef
+        return coefficient * aux / self.current_gradient_accumulation_steps
+
+    def _balance(self, batches: list[dict[str, torch.Tensor]]) -> None:
+        """`lambda: auto`: ‖∇learn‖ / ‖∇avoid‖, each over the first step that has such rows.
+
+        Both are kept in lambda.json, and found there by a run that goes on.
+        """
+        kept = Path(self.args.output_dir) / "lambda.json"
+        if self.state.global_step and not self._norms and kept.exists():
+            self._norms = json.loads(kept.read_text())
+        learn, moved, avoided = self._terms
+        for part, there in (("learn", learn + moved), ("avoid", avoided)):
+            if there and not self._norms.get(part):  # 0: the gate let no position through
+                self._norms[part] = self._gradient_norm(batches, part)
+        if self.is_world_process_zero():
+            replace(kept, json.dumps(self._norms) + "\n")
+        if len(self._norms) == 2 and self._norms["avoid"]:
+            self._weight = self._norms["learn"] / self._norms["avoid"]
+
+    def _gradient_norm(self, batches: list[dict[str, torch.Tensor]], part: str) -> float:
+        model = self.model_wrapped.train()
+        learn, transition, avoid = self._factors(1.0)
+        factors = (learn, transition, 0.0) if part == "learn" else (0.0, 0.0, avoid)
+        with torch.random.fork_rng():  # dropout draws here must not move those of the training
+            for batch in batches:
+                loss, _, _ = self._weighted(model, self._prepare_inputs(batch), factors)
+                self.accelerator.backward(loss)
+        norm = self.accelerator.clip_grad_norm_(model.parameters(), math.inf)  # of all shards
+        model.zero_grad()
+        return float(norm)
+
+    def _tally(self, counts: dict[str, torch.Tensor]) -> None:
+        for name, value in counts.items():
+            self._seen[name] = self._seen.get(name, 0.0) + value.double()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds each component, averaged over its own terms since the last log."""
+        if "loss" in logs:
+            logs |= terms.watch(self._reduced()) | {"lambda": self._weight or 0.0}
+            self._seen = {}
+        super().log(logs, start_time)
+
+    def _reduced(self) -> dict[str, float]:
+        """The sums over all processes; each name on each, or a rank without one would hang."""
+        device, names = self.accelerator.device, terms.SUMMED
+        sums = [torch.as_tensor(self._seen.get(name, 0.0), device=device) for name in names]
+        return dict(zip(names, self.accelerator.reduce(torch.stack(sums)).tolist(), strict=True))
+
+
+class LogFile(TrainerCallback):
+    """Keeps the steps so far in log.jsonl, one line each; a resume forgets those it repeats."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.is_world_process_zero:
+            replace(self._path, "".join(map(_line, filter(_is_step, state.log_history))))
+
+    def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.is_world_process_zero and _is_step(state.log_history[-1]):
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_line(state.log_history[-1]))
+
+
+def _is_step(entry: dict[str, Any]) -> bool:
+    return "loss" in entry
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, sort_keys=True) + "\n"  # as a checkpoint brings it back
+
+
+class Progress(TrainerCallback):
+    """A bar over the optimizer steps with the loss beside it."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._bar = progress.Bar("training", state.max_steps, state.global_step)
+        self._bar.start()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
+        if "loss" in (logs or {}):
+            self._bar.step(state.global_step, f"loss {logs['loss']:.3f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        self._bar.stop()
