@@ -31,7 +31,6 @@ from demur import (
     fused_table,
     fused_walk,
     losses,
-    packing,
     pages,
     projection,
     terms,
@@ -603,6 +602,24 @@ def test_an_adapter_that_fits_nothing_is_one_line(load, tokenizer, tmp_path, mod
     assert "\n" not in str(refused.value)
 
 
+def hooks_of(model: Any) -> int:
+    return sum(len(module._forward_hooks) for module in model.modules())
+
+
+def test_no_hook_stays_on_a_model_that_was_trained(load, tokenizer, tmp_path, monkeypatch):
+    model = load()
+    fit(model, tokenizer, tmp_path / "first", "ta_sft", ORDINARY + PAIRS)
+    assert hooks_of(model) == 0
+    during, taken = [], terms.weighted
+    monkeypatch.setattr(terms, "weighted", lambda *a: during.append(hooks_of(model)) or taken(*a))
+    fit(model, tokenizer, tmp_path / "second", "ta_sft", ORDINARY + PAIRS)
+    assert set(during) == {2}
+    monkeypatch.setattr(terms, "weighted", lambda *a: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        fit(model, tokenizer, tmp_path / "third", "ta_sft", ORDINARY + PAIRS)
+    assert hooks_of(model) == 0
+
+
 # --- a model whose weights are split -----------------------------------------------------------
 
 
@@ -642,7 +659,7 @@ def test_a_split_head_is_gathered_once_a_pass_and_for_no_chunk(
         return found
 
     monkeypatch.setattr(terms, "weighted", weighted)
-    with packing.attending(model, trainer._attention), seen:
+    with trainer._attached(), seen:
         loss, _, _ = trainer._weighted(model, rows, (1.0, 1.0, 1.0))
         loss.backward()
     assert len(chunks) > 20 if chunk == 1 else len(chunks) <= 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +51,21 @@ class RowTrainer(Trainer):
         self._seen: dict[str, Any] = {}  # sums since the last log
         self._weight: float | None = None if target.lambda_ == "auto" else float(target.lambda_)
         self._norms: dict[str, float] = {}  # of both gradients, where λ is to be found
-        models.bare(model).get_decoder().register_forward_hook(self._keep_hidden)
-        self._head.module.register_forward_hook(self._take_loss)
 
     def train(self, *given: Any, **options: Any) -> Any:
-        """As the Trainer does, with the attention of packed rows if they are."""
-        with packing.attending(self.model, self._attention):
+        """As the Trainer does; the model is handed back without a trace of how."""
+        with self._attached():
             return super().train(*given, **options)
+
+    @contextmanager
+    def _attached(self) -> Iterator[None]:
+        """The model with the attention of packed rows, if they are, and the hooks of the loss."""
+        with (
+            packing.attending(self.model, self._attention),
+            models.bare(self.model).get_decoder().register_forward_hook(self._keep_hidden),
+            self._head.module.register_forward_hook(self._take_loss),
+        ):
+            yield
 
     def _keep_hidden(self, module: Any, inputs: Any, output: Any) -> None:
         self._hidden = output.last_hidden_state
