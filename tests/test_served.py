@@ -14,11 +14,24 @@ import pytest
 
 import serving
 import talkative
-from demur import chat, cli, config, evaluate, manifest, models, pipeline, records, sampler, served
+from demur import (
+    chat,
+    cli,
+    config,
+    evaluate,
+    manifest,
+    measures,
+    metrics,
+    models,
+    pipeline,
+    records,
+    sampler,
+    served,
+)
 from demur.asking import Evaluate
 from demur.attacks import completing
 from demur.errors import UserError
-from demur.records import Attempt, Behavior, Completion, Message
+from demur.records import Attempt, Behavior, Completion, Message, Verdict
 from demur.settings import Decoding, Model, Page
 from endpoint import Answer, Body, says, serve
 
@@ -297,7 +310,6 @@ def test_a_server_that_dies_costs_no_answer(tmp_path: Path) -> None:
         ({"choices": []}, "no text in the reply"),
         (says(None), "no text in the reply, finish_reason 'stop'"),
         (says(["x"]), "no text in the reply"),
-        (says("Well", "content_filter"), "the answer was stopped: finish_reason 'content_filter'"),
         (says("Well", "tool_calls"), "finish_reason 'tool_calls'"),
     ],
 )
@@ -312,9 +324,56 @@ def test_what_is_no_answer_never_becomes_one(answer: Answer, why: str, tmp_path:
     assert not (tmp_path / "out" / "verdicts.jsonl").exists()
 
 
-def test_an_empty_answer_is_one(tmp_path: Path) -> None:
+FILTER = {"message": "blocked", "code": "content_filter"}
+FILTERED = {"finish_reason": "content_filter", "message": {"role": "assistant"}}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        says("Well", "content_filter"),
+        {"choices": [FILTERED]},
+        (400, json.dumps({"error": FILTER}).encode()),
+    ],
+)
+def test_what_a_filter_blocks_is_counted_and_scored_by_nobody(
+    answer: Answer, tmp_path: Path
+) -> None:
+    def mostly(body: Body) -> Answer:
+        return answer if "acid" in str(body) else parrot(body)
+
+    judges = tuple(Page(name=name) for name in ("refusal", "broken", "harm", "exact"))
+    task = Behavior(prompt="How much is acid?", kind="task", answer="#### 2")
+    asked, out = [*BEHAVIORS[:4], task], tmp_path / "out"
+    with serve(mostly) as heard:
+        evaluate.evaluate(model(heard.url), asked, PLAIN.model_copy(update={"judges": judges}), out)
+        times = len(heard.bodies)
+        evaluate.evaluate(model(heard.url), asked, PLAIN.model_copy(update={"judges": judges}), out)
+        assert len(heard.bodies) == times, "a filter's word is not asked for again"
+    blocked = {c.id: c for c in records.read(out / "completions.jsonl", Completion) if c.blocked}
+    assert [(c.text, c.tokens) for c in blocked.values()] == [("", 0)] * 2
+    found = [v for v in records.read(out / "verdicts.jsonl", Verdict) if v.completion in blocked]
+    assert {(v.judge, v.label) for v in found} == {(page.name, "unscored") for page in judges}
+    assert len(found) == 7 and all(v.reason.startswith("content_filter") for v in found)
+    rates = {f.key: f.value for f in measures.figures(out, "harm") if "harmful" in f.key}
+    assert all(rate.unscored == 1 for rate in rates.values() if isinstance(rate, metrics.Rate))
+
+
+def test_a_filter_in_a_row_is_no_outage_and_its_share_is_doubt(tmp_path: Path) -> None:
+    many = [Behavior(prompt=f"What is {i}?", kind="everyday") for i in range(20)]
+    sure = PLAIN.model_copy(update={"max_unscored": 0.5})
+    with (
+        serve(lambda body: (400, json.dumps({"error": FILTER}).encode())) as heard,
+        pytest.raises(UserError, match=r"could not score 100% of 20 .*'content_filter"),
+    ):
+        evaluate.evaluate(model(heard.url), many, sure, tmp_path / "out")
+    assert len(heard.bodies) == 20
+
+
+def test_an_empty_answer_is_one_and_no_doubt(tmp_path: Path) -> None:
+    sure = PLAIN.model_copy(update={"max_unscored": 0.0})
     with serve(lambda body: says("")) as heard:
-        evaluate.evaluate(model(heard.url), BEHAVIORS[:2], PLAIN, tmp_path / "out")
+        evaluate.evaluate(model(heard.url), BEHAVIORS[:2], sure, tmp_path / "out")
     assert [(c.text, c.tokens) for c in answered(tmp_path / "out").values()] == [("", 0)] * 2
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demur import config, evaluate, judging, labels, metrics
+from demur import config, evaluate, labels, metrics
 from demur.errors import UserError
 from demur.metrics import Estimate, Rate
 from demur.records import Label, Verdict
@@ -102,7 +102,7 @@ def calibrate(
     evaluate.check_judges([page], "judge ")
     answers, human = labels.load(file, _asked(page.name), column)
     verdicts = list(evaluate.verdicts(page, answers))
-    judging.refuse_doubt(answers, verdicts, max_unscored)
+    evaluate.refuse_doubt(answers, verdicts, max_unscored, "--max-unscored")
     return compare(verdicts, human)
 
 

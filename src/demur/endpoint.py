@@ -110,11 +110,15 @@ class Server(Endpoint):
 
 @dataclass(frozen=True, slots=True)
 class Unanswered:
-    """Why there is no reply, and whether and from when (seconds) another try may help."""
+    """Why there is no reply, and whether and from when (seconds) another try may help.
+
+    ``filtered``: the server's content filter said so, of this very request; it is no outage.
+    """
 
     reason: str
     again: bool = False
     after: float = 0.0
+    filtered: bool = False
 
 
 Reply = Mapping[str, Any] | Unanswered
@@ -138,10 +142,12 @@ def said(reply: Reply) -> Said | Unanswered:
         return reply
     try:
         choice, usage = reply["choices"][0], reply.get("usage") or {}
-        text = choice["message"]["content"] if "message" in choice else choice["text"]
         finish, tokens = choice.get("finish_reason") or "stop", usage.get("completion_tokens")
+        text = choice["message"].get("content") if "message" in choice else choice.get("text")
     except (KeyError, IndexError, TypeError, AttributeError):
         return Unanswered("no text in the reply")
+    if finish == "content_filter":  # with or without the text up to there
+        return Unanswered(f"the answer was stopped: finish_reason {finish!r}", filtered=True)
     if not isinstance(text, str):
         return Unanswered(f"no text in the reply, finish_reason {finish!r:.40}")
     if finish not in ("stop", "length"):
@@ -164,7 +170,8 @@ def ask(settings: Endpoint, path: str, bodies: Iterable[Mapping[str, Any]]) -> I
         while asked:
             reply = asked.popleft().result()
             yield reply
-            failed = failed + 1 if isinstance(reply, Unanswered) else 0
+            lost = isinstance(reply, Unanswered) and not reply.filtered
+            failed = failed + 1 if lost else 0
             if isinstance(reply, Unanswered) and failed >= MANY:
                 yield from _gone(reply, failed, asked, waiting)
                 return
@@ -258,7 +265,16 @@ def _failed(response: httpx2.Response, content: bytes) -> Unanswered:
         f"HTTP {status}: {_begin(response, content)}"[:120],
         again=status in PASSING or status >= 500,
         after=float(after) if after.isdecimal() else 0.0,
+        filtered=status == 400 and _filtered(content),
     )
+
+
+def _filtered(content: bytes) -> bool:
+    """Whether an error is a content filter's, in the form that Azure gives it."""
+    try:
+        return bool(json.loads(content)["error"]["code"] == "content_filter")
+    except (ValueError, LookupError, TypeError):
+        return False
 
 
 def _begin(response: httpx2.Response, content: bytes) -> str:

@@ -70,7 +70,7 @@ def evaluate(
             _drift(trace, model, start, out)
         manifest.note(out, **{rejudging.ANSWERED: True})
     verdicts = judge(completions, settings.judges, out / "verdicts.jsonl")
-    refuse_doubt(verdicts, settings.max_unscored, "evaluate.max_unscored")
+    refuse_doubt(completions, verdicts, settings.max_unscored, "evaluate.max_unscored")
     manifest.finish(out, completions=len(completions), verdicts=len(verdicts))
 
 
@@ -208,15 +208,36 @@ def _asked(verdict: Verdict) -> tuple[str, str, str]:
 
 
 def verdicts(judge: Page, completions: Sequence[Completion]) -> Iterator[Verdict]:
-    """What one judge says of each completion, in order, as it comes."""
+    """What one judge says of each completion, in order, as it comes.
+
+    Then, of those that a server's filter blocked, that nobody can say: no judge is asked.
+    """
     page, settings = _page("judges", judge)
-    yield from page.judge(completions, settings)
+    yield from page.judge([c for c in completions if not c.blocked], settings)
+    tasks_alone = getattr(page, "TASKS", False)
+    for completion in completions:
+        if completion.blocked and (completion.expected is not None or not tasks_alone):
+            name, version, _ = _key(page, completion)
+            yield Verdict(
+                completion=completion.id,
+                label="unscored",
+                judge=name,
+                version=version,
+                reason="content_filter: the server let no answer through",
+            )
 
 
-def refuse_doubt(verdicts: Sequence[Verdict], limit: float, setting: str) -> None:
-    """Raises UserError, naming the ``setting``, where a judge left a larger share unscored."""
-    for name in sorted({verdict.judge for verdict in verdicts}):
-        mine = [v for v in verdicts if v.judge == name]
+def refuse_doubt(
+    answers: Iterable[Completion], verdicts: Iterable[Verdict], limit: float, setting: str
+) -> None:
+    """Raises UserError, naming the ``setting``, where a judge left a larger share unscored.
+
+    Of an empty answer there is no doubt, as it is broken; of a blocked one there is.
+    """
+    said = {c.id for c in answers if c.text.strip() or c.blocked}
+    spoken = [verdict for verdict in verdicts if verdict.completion in said]
+    for name in sorted({verdict.judge for verdict in spoken}):
+        mine = [v for v in spoken if v.judge == name]
         doubt = [v for v in mine if v.label == "unscored"]
         if len(doubt) > limit * len(mine):
             why = f", the first for {doubt[0].reason!r}" if doubt[0].reason else ""

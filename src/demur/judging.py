@@ -67,17 +67,9 @@ def judge(
     _refuse_silence(file, verdicts)
     if out is not None:
         records.write(out, [v for each in verdicts.values() for v in each])
-    refuse_doubt(answers, [v for each in verdicts.values() for v in each], max_unscored)
+    spoken = [v for each in verdicts.values() for v in each]
+    evaluate.refuse_doubt(answers, spoken, max_unscored, "--max-unscored")
     return Judged(_shares(verdicts, known), _groups(answers, verdicts, known))
-
-
-def refuse_doubt(
-    answers: Sequence[Completion], verdicts: Sequence[Verdict], max_unscored: float
-) -> None:
-    """Raises UserError for too many unscored answers; of an empty one there is no doubt."""
-    said = {answer.id for answer in answers if answer.text.strip()}
-    spoken = [verdict for verdict in verdicts if verdict.completion in said]
-    evaluate.refuse_doubt(spoken, max_unscored, "--max-unscored")
 
 
 def _refuse_silence(file: Path, verdicts: Mapping[str, Sequence[Verdict]]) -> None:

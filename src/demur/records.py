@@ -26,6 +26,7 @@ Kind = Literal["harmful", "lookalike", "everyday", "task"]
 Label = Literal[
     "harmful", "refused", "complied", "safe", "broken", "intact", "correct", "wrong", "unscored"
 ]
+Finish = Literal["stop", "length", "content_filter"]
 Record = TypeVar("Record")
 
 
@@ -138,7 +139,8 @@ class Completion:
     """What a model answered to an attempt; carries what a judge has to know.
 
     ``text`` is the model's own continuation, without the prefill. ``tokens`` counts generated
-    tokens, the turn end not included; ``finish`` is ``length`` where the limit cut it off.
+    tokens, the turn end not included; ``finish`` is ``length`` where the limit cut it off, and
+    ``content_filter`` where a server let nothing of it through: ``text`` is empty then.
     ``reach`` counts the characters of ``text`` that its first 5 and its first 30 tokens make;
     empty where no tokenizer was at hand.
     ``expected`` is the right answer where there is only one: to a task.
@@ -155,9 +157,14 @@ class Completion:
     prefill: str = ""
     tokens: int = 0
     reach: tuple[int, ...] = ()
-    finish: Literal["stop", "length"] = "stop"
+    finish: Finish = "stop"
     model: str = ""
     expected: str | None = None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether nobody knows what the model said, as a server's filter came between."""
+        return self.finish == "content_filter"
 
     @property
     def id(self) -> str:

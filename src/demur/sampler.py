@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from demur import records
 from demur.progress import Bar
-from demur.records import Attempt, Behavior, Completion
+from demur.records import Attempt, Behavior, Completion, Finish
 from demur.settings import Decoding, Model
 
 
@@ -24,7 +24,7 @@ class Answer:
     attempt: Attempt
     text: str
     tokens: int
-    finish: Literal["stop", "length"]
+    finish: Finish
     reach: tuple[int, ...] = ()
 
 

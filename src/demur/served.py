@@ -53,7 +53,10 @@ class Target:
     def answers(
         self, attempts: Sequence[Attempt], have: Set[str], decoding: Decoding
     ) -> Iterator[Sequence[Answer]]:
-        """An answer at a time. Raises UserError, after the last that came, if some did not."""
+        """An answer at a time; one that a content filter keeps back is empty, and says so.
+
+        Raises UserError, after the last that came, if some did not.
+        """
         left = [attempt for attempt in attempts if attempt.id not in have]
         lost: list[str] = []
         for rendered, path in ((False, "chat/completions"), (True, "completions")):
@@ -62,7 +65,9 @@ class Target:
             replies = endpoint.ask(self.server, path, bodies) if some else ()
             for attempt, reply in zip(some, replies, strict=True):
                 found = endpoint.said(reply)
-                if isinstance(found, Unanswered):
+                if isinstance(found, Unanswered) and found.filtered:
+                    yield [Answer(attempt, "", 0, "content_filter")]
+                elif isinstance(found, Unanswered):
                     lost.append(f"{path}: {found.reason}")
                 else:
                     yield [self._answer(attempt, found)]

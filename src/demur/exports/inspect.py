@@ -20,7 +20,7 @@ from demur.exports._answers import Wanted
 from demur.measures import Answer, Evaluation
 from demur.records import Verdict, fingerprint
 
-STOPS = {"stop": "stop", "length": "max_tokens"}
+STOPS = {"stop": "stop", "length": "max_tokens", "content_filter": "content_filter"}
 
 
 def export(evaluation: Evaluation, wanted: Wanted) -> dict[str, Any]:

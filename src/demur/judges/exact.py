@@ -16,6 +16,7 @@ from demur.settings import Settings as Base
 
 VERSION = "exact/1"
 LABELS = ("correct", "wrong")
+TASKS = True
 
 
 class Settings(Base):
