@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import alone, figure, peak_memory, times
+from benchmarks.measure import alone, figure, forget_peak, peak_memory, times
 from demur import fused, fused_table, fused_walk, losses
 from demur.chat import IGNORE
 
@@ -210,10 +210,18 @@ def _memory(kind: str, size: Size) -> list[dict[str, Any]]:
 def _peak(way: str, size: tuple[int, int, int]) -> int:
     small, large = Head(4, 100, 8), Head(*size)
     for head in (small, large):  # the small one loads what a first call loads
-        y, before = head.targets(0.3 if head is large else 1.0), peak_memory()
+        y, before = head.targets(0.3 if head is large else 1.0), forget_peak()
         head.ways()[way](y)
     return peak_memory() - before
 
 
+def _asked(given: list[str]) -> tuple[str, tuple[int, int, int]]:
+    ways = [*Head(1, 100, 1).ways()]
+    match given:
+        case [way, *size] if way in ways and len(size) == 3 and all(map(str.isdecimal, size)):
+            return way, (int(size[0]), int(size[1]), int(size[2]))
+    sys.exit(f"python -m benchmarks.head WAY N V D, with a way of {', '.join(ways)}, got {given}")
+
+
 if __name__ == "__main__":
-    print(_peak(sys.argv[1], tuple(map(int, sys.argv[2:5]))))
+    print(_peak(*_asked(sys.argv[1:])))

@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -26,13 +27,16 @@ def clock() -> float:
 
 
 def times(cases: Mapping[str, Case], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each case in each round, all cases taking turns; one round to warm up."""
+    """Seconds of each case in each round, all cases taking turns; one round to warm up.
+
+    A case that returns a float has timed itself, in ``clock`` seconds.
+    """
     taken: dict[str, list[float]] = {name: [] for name in cases}
     for turn in range(rounds + 1):
         for name, case in cases.items():
             start = clock()
-            case()
-            seconds = clock() - start
+            own = case()
+            seconds = own if isinstance(own, float) else clock() - start
             say(f"{name}: {seconds:.1f} s" + (f", round {turn} of {rounds}" if turn else ", warm"))
             if turn:
                 taken[name].append(seconds)
@@ -71,11 +75,22 @@ def met(figure: Mapping[str, Any]) -> bool | None:
 
 
 def peak_memory() -> int:
-    """Bytes this process has held at most."""
+    """Bytes this process has held at most, since it began or ``forget_peak``."""
+    return _bytes("VmHWM")
+
+
+def forget_peak() -> int:
+    """Bytes held now; where the system can (Linux), the peak starts from them anew."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _bytes("VmRSS")
+
+
+def _bytes(name: str) -> int:
     status = Path("/proc/self/status")
     if status.exists():  # getrusage would count what the parent held when it started us
-        high = next(line for line in status.read_text().splitlines() if "VmHWM" in line)
-        return int(high.split()[1]) * 1024
+        line = next(line for line in status.read_text().splitlines() if name in line)
+        return int(line.split()[1]) * 1024
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return used if sys.platform == "darwin" else used * 1024
 

@@ -1,10 +1,12 @@
-"""Whole trainings: demur against trl's SFTTrainer on the same model, rows and tokens.
+"""Training steps: demur against trl's SFTTrainer on the same model, rows and tokens.
 
 `python -m benchmarks step` measures; `python -m benchmarks.step SIDE RECIPE SIZE` prints the peak
-memory of a training, in bytes above the loaded model. Both sides draw the order of the rows, train
-a LoRA adapter of the same shape and save it. trl is given what its CPU road has: the loss that
-holds no logits (its default), batches of rows of similar length, no checkpointing of activations.
-Its packing and padding-free batches need FlashAttention, which runs on GPUs only.
+memory of a training, in bytes above the loaded model. Both sides draw the order of the rows and
+train a LoRA adapter of the same shape; timed are all steps of a training, from the first one's
+begin to the last one's end, and not what comes before and after once. trl has the loss that holds
+no logits (its default), no checkpointing of activations, and one of two roads: rows end to end
+without padding (`padding_free`; transformers keeps them apart by a mask), or padded batches of
+rows of similar length (`group_by_length`).
 """
 
 from __future__ import annotations
@@ -15,12 +17,16 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import Case, alone, figure, peak_memory, times
+from transformers import TrainerCallback
+from transformers.trainer import DEFAULT_CALLBACKS
+
+from benchmarks.measure import Case, alone, clock, figure, forget_peak, peak_memory, times
 from demur import models, sources, training
 from demur.chat import IGNORE, Row
 from demur.fitting import Lora, Train
@@ -44,6 +50,7 @@ class Size:
     memory: tuple[str, ...] = ("ta_sft", "derta")
 
 
+NEEDS = ("trl",)
 FULL = Size()
 EVEN = 96  # tokens of a row, where all are of one length
 OPEN = {"gate": None, "margin": None}  # closed positions would be cheaper
@@ -99,19 +106,21 @@ class Sides:
         given, train = examples(recipe, size), settings(recipe, size)
         training.fit(self.model, self.tokenizer, given, train, out, 0)
 
-    def trl(self, recipe: str, size: Size, out: Path) -> None:
+    def trl(self, recipe: str, size: Size, out: Path, grouped: bool = False) -> None:
         from datasets import Dataset
         from trl import SFTTrainer
 
         data = Dataset.from_list([_row(r) for r in self.rows(recipe, size)])
         trainer = SFTTrainer(
             self.model,
-            _config(settings(recipe, size), out),
+            _config(settings(recipe, size), out, grouped),
             train_dataset=data,
             processing_class=self.tokenizer,
         )
         trainer.train()
-        trainer.save_model(str(out))
+
+    def grouped(self, recipe: str, size: Size, out: Path) -> None:
+        self.trl(recipe, size, out, grouped=True)
 
     def rows(self, recipe: str, size: Size) -> list[Row]:
         return training.rows(examples(recipe, size), self.tokenizer, settings(recipe, size))
@@ -124,37 +133,60 @@ def _row(row: Row) -> dict[str, list[int]]:
     return {"input_ids": list(row.input_ids), "labels": told}
 
 
-def _config(train: Train, out: Path) -> Any:
+def _config(train: Train, out: Path, grouped: bool) -> Any:
     from trl import SFTConfig
 
     mine = training._arguments(train, out, 0)
     same = ("output_dir", "max_steps", "learning_rate", "per_device_train_batch_size", "bf16")
     return SFTConfig(
         **{name: mine[name] for name in (*same, "use_cpu", "report_to", "logging_steps")},
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="group_by_length" if grouped else "random",
+        padding_free=not grouped,
         activation_checkpointing=False,
-        max_length=train.fit.max_length,
+        max_length=None,  # the rows are cut already
         save_strategy="no",
         disable_tqdm=True,
     )
 
 
-def _run(way: Callable[[str, Size, Path], None], recipe: str, size: Size) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        way(recipe, size, Path(folder))
+class Steps(TrainerCallback):
+    """Seconds from the begin of a training's first step to the end of its last."""
+
+    seconds: float
+    _begun: float | None = None
+
+    def on_step_begin(self, *given: Any, **options: Any) -> None:
+        self._begun = clock() if self._begun is None else self._begun
+
+    def on_step_end(self, *given: Any, **options: Any) -> None:
+        assert self._begun is not None
+        self.seconds = clock() - self._begun
+
+
+def _run(way: Callable[[str, Size, Path], None], recipe: str, size: Size) -> float:
+    """The seconds of the steps."""
+    steps = Steps()
+    DEFAULT_CALLBACKS.append(steps)  # what every Trainer starts with, ours and theirs
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            way(recipe, size, Path(folder))
+    finally:
+        DEFAULT_CALLBACKS.remove(steps)
     gc.collect()
+    return steps.seconds
 
 
 def figures(size: Size = FULL) -> list[dict[str, Any]]:
-    """demur / trl on the same rows, whose trl learns what demur would avoid; five minutes."""
+    """demur / trl on the same rows, whose trl learns what demur would avoid; six minutes."""
     mine, theirs = Sides(size), Sides(size)
     even = replace(size, length=EVEN)
     cases: dict[str, Case] = {
         name: partial(_run, mine.demur, name, size) for name in ("sft", "ta_sft", "derta")
     }
     cases |= {f"trl {name}": partial(_run, theirs.trl, name, size) for name in ("ta_sft", "derta")}
+    cases["trl grouped"] = partial(_run, theirs.grouped, "ta_sft", size)
     cases["even"] = partial(_run, mine.demur, "ta_sft", even)
-    cases["trl even"] = partial(_run, theirs.trl, "ta_sft", even)
+    cases["trl even"] = partial(_run, theirs.grouped, "ta_sft", even)  # nothing to pad
     return _ratios(times(cases, size.rounds)) + [_memory(recipe, size) for recipe in size.memory]
 
 
@@ -163,6 +195,12 @@ def _ratios(taken: dict[str, list[float]]) -> list[dict[str, Any]]:
     return [
         figure("sft / trl's SFTTrainer, same rows", taken["sft"], trl, 1.0),
         figure("ta_sft / trl's SFTTrainer, same rows", taken["ta_sft"], trl, 1 / 1.5),
+        figure(
+            "ta_sft / trl's SFTTrainer, same rows grouped by length",
+            taken["ta_sft"],
+            taken["trl grouped"],
+            1 / 1.5,
+        ),
         figure(
             "ta_sft / trl's SFTTrainer, rows of one length", taken["even"], taken["trl even"], 1.0
         ),
@@ -181,10 +219,21 @@ def _memory(recipe: str, size: Size) -> dict[str, Any]:
 def _peak(side: str, recipe: str, size: Size) -> int:
     sides = Sides(size)
     way = sides.demur if side == "demur" else sides.trl
-    before = peak_memory()
+    before = forget_peak()
     _run(way, recipe, size)
     return peak_memory() - before
 
 
+def _asked(given: list[str]) -> tuple[str, str, Size]:
+    with suppress(ValueError, TypeError):
+        side, recipe, size = given
+        if side in ("demur", "trl") and recipe in RECIPES:
+            return side, recipe, Size(**json.loads(size))
+    sys.exit(
+        "python -m benchmarks.step SIDE RECIPE SIZE: a side of demur, trl, a recipe of "
+        f"{', '.join(RECIPES)}, a size as {json.dumps(asdict(FULL))}; got {given}"
+    )
+
+
 if __name__ == "__main__":
-    print(_peak(sys.argv[1], sys.argv[2], Size(**json.loads(sys.argv[3]))))
+    print(_peak(*_asked(sys.argv[1:])))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,7 @@ TARGETS = {
     "peak memory, exact EMD / naive": (0.15, "lower"),
     "error of the gradient in bfloat16, exact EMD / naive": (1.0, "lower"),
     "ta_sft / trl's SFTTrainer, same rows": (1 / 1.5, "lower"),
+    "ta_sft / trl's SFTTrainer, same rows grouped by length": (1 / 1.5, "lower"),
     "ta_sft / trl's SFTTrainer, rows of one length": (1.0, "lower"),
     "derta / trl's SFTTrainer, same rows": (1.0, "lower"),
     "peak memory of ta_sft / trl's SFTTrainer": (1.0, "lower"),
@@ -35,7 +37,7 @@ OTHERS = {
     "bound / cross-entropy",
     "sft / trl's SFTTrainer, same rows",
     "ta_sft / sft, both demur's, same tokens",
-    "packed / padded step, natural rows",
+    "step packed / padded at random, natural rows",
     "demur --help / a Python with nothing to do",
 }
 Section = Callable[[], Figures]
@@ -114,6 +116,68 @@ def test_the_table_is_written_from_what_is_kept(tmp_path: Path) -> None:
 def test_what_is_kept_is_a_run_of_everything() -> None:
     found = {plain(one["name"]): (one["target"], one["better"]) for one in kept()["figures"]}
     assert found | TARGETS == found
+
+
+def test_a_page_tells_ratios_of_rounds_from_what_was_measured_once_and_from_seconds() -> None:
+    figures = [
+        measure.figure("turns", [2.0, 6.0], [1.0, 2.0]),
+        measure.figure("once", [2.0], [4.0]),
+        measure.figure("seconds until it answers", [0.25, 0.2], [1.0, 1.0], 0.3),
+    ]
+    page = bench.markdown({"machine": {}, "versions": {}, "figures": figures})
+    parts = [part.splitlines() for part in page.split("## ")[1:]]
+    assert [part[4] for part in parts] == [
+        "| turns | 2.50 | 2.00 - 3.00 |  |  |",
+        "| once | 0.50 | - |  |  |",
+        "| seconds until it answers | 0.23 s | 0.20 - 0.25 s | ≤ 0.3 s | yes |",
+    ]
+
+
+def test_a_case_may_time_itself() -> None:
+    assert measure.times({"own": lambda: 7.0, "timed": lambda: None}, 1)["own"] == [7.0]
+
+
+def test_a_peak_is_above_what_was_held_when_it_was_forgotten() -> None:
+    if not os.access("/proc/self/clear_refs", os.W_OK):
+        pytest.skip("this system cannot start a peak anew")
+    building = b"1" * (64 << 20)
+    del building
+    before = measure.forget_peak()
+    assert measure.peak_memory() - before < 16 << 20
+    held = b"1" * (64 << 20)
+    assert measure.peak_memory() - before > len(held) // 2
+
+
+def test_steps_are_timed_and_the_timer_is_taken_away_again() -> None:
+    from transformers.trainer import DEFAULT_CALLBACKS
+
+    def way(recipe: str, size: step.Size, out: Path) -> None:
+        for begun in (True, False) * 2:
+            for timer in DEFAULT_CALLBACKS[len(usual) :]:
+                timer.on_step_begin() if begun else timer.on_step_end()
+
+    usual = [*DEFAULT_CALLBACKS]
+    assert step._run(way, "ta_sft", step.FULL) > 0
+    assert usual == DEFAULT_CALLBACKS
+
+
+@pytest.mark.parametrize("module", [head, step])
+@pytest.mark.parametrize("given", [[], ["avoid"], ["away", "1", "2", "3"], ["demur", "sft", "{"]])
+def test_a_wrong_call_for_memory_is_one_line(module: Any, given: list[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^python -m benchmarks\.\w+ .*got \[") as refused:
+        module._asked(given)
+    assert "\n" not in str(refused.value)
+
+
+def test_what_a_benchmark_lacks_is_said_before_any_is_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(step, "NEEDS", ("no_such_package",))
+    monkeypatch.setattr("sys.argv", ["benchmarks", "startup", "step"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    told = capsys.readouterr().err
+    assert "no_such_package not installed" in told and "startup" not in told.splitlines()
 
 
 def test_a_figure_is_the_median_of_the_rounds_and_says_whether_it_is_met() -> None:
