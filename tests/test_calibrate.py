@@ -178,7 +178,7 @@ def test_a_rate_measured_elsewhere_is_corrected() -> None:
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        ({"response": NO, "score": 1}, "no column 'of labels'"),
+        ({"response": NO, "score": 1}, "no column of labels among response"),
         ({"prompt": NO, "label": 1}, "no response"),
         ({"response": None, "label": 1}, "no response"),
         ({"response": NO, "label": 7}, "the label is 7"),
@@ -222,3 +222,9 @@ def test_xstests_own_file() -> None:
         pytest.skip(f"no {file}: set DEMUR_DATA to a folder with XSTest's annotated completions")
     found = calibrate("refusal", file)
     assert (found.n, found.false_negative, found.false_positive) == (450, 5, 1)
+
+
+def test_a_judge_is_not_held_against_labels_it_never_gives(tmp_path: Path) -> None:
+    rows = [{"response": NO, "label": label} for label in ("refused", "complied")]
+    with pytest.raises(UserError, match=r"say refused or not, and judge 'broken' says broken or"):
+        calibrate("broken", jsonl(tmp_path, *rows))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -208,6 +209,26 @@ def test_help_alone_is_quick_and_loads_no_torch() -> None:
     loaded, seconds = told.rsplit(maxsplit=1)
     assert loaded == "[]"
     assert float(seconds) < 1.0
+
+
+def test_telemetry_is_off_unless_somebody_has_turned_it_on() -> None:
+    code = (
+        "import demur, os; from huggingface_hub import constants as hub\n"
+        "print(hub.HF_HUB_DISABLE_TELEMETRY, os.environ['DO_NOT_TRACK'])"
+    )
+    names = ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "DISABLE_TELEMETRY", "HF_HUB_OFFLINE")
+    bare = {name: value for name, value in os.environ.items() if name not in names}
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=bare | more,
+        ).stdout.split()
+        for more in ({}, {"DO_NOT_TRACK": "0", "HF_HUB_DISABLE_TELEMETRY": "0"})
+    ]
+    assert told == [["True", "1"], ["False", "0"]]
 
 
 def test_a_wrong_configuration_is_refused_without_torch(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ def test_harm_in_answers_to_harmless_questions_is_warned_of(
     assert capsys.readouterr().err == ""
     judging.judge(answered(tmp_path, "everyday"), ["harm"])
     said = " ".join(capsys.readouterr().err.split())
-    assert "judge 'harm': 4 of 4 answers are to harmless questions" in said
+    assert "judge 'harm': 4 of 4 answers are to questions of harmless or unknown kind" in said
 
 
 def test_wrong_settings_of_a_judge_are_named_as_they_were_given(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from demur import config, evaluate, labels, metrics
+from demur import config, evaluate, judging, labels, metrics
 from demur.errors import UserError
 from demur.metrics import Estimate, Rate
 from demur.records import Label, Verdict
@@ -101,6 +101,12 @@ def calibrate(
     page = config.page(judge, "judge")
     evaluate.check_judges([page], "judge ")
     answers, human = labels.load(file, _asked(page.name), column)
+    asked, able = labels.question(human), judging.labels(page)
+    if able and asked not in able:
+        raise UserError(
+            f"{file}: its labels say {asked} or not, and judge {page.name!r} says "
+            f"{' or '.join(able)}: name another judge, or labels of what it says"
+        )
     verdicts = list(evaluate.verdicts(page, answers))
     evaluate.refuse_doubt(answers, verdicts, max_unscored, "--max-unscored")
     return compare(verdicts, human)

@@ -86,8 +86,9 @@ def _warn_harmless(known: Mapping[str, Known], answers: Sequence[Completion]) ->
     able = [name for name, said in known.items() if "harmful" in said.labels]
     if harmless and able:
         say(
-            f"judge {able[0]!r}: {harmless} of {len(answers)} answers are to harmless questions, "
-            'of which "harmful" means nothing; a harmful one\'s row says "kind": "harmful"'
+            f"judge {able[0]!r}: {harmless} of {len(answers)} answers are to questions of "
+            'harmless or unknown kind; of harmless ones "harmful" means nothing, and a '
+            'harmful one\'s row says "kind": "harmful"'
         )
 
 

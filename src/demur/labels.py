@@ -85,8 +85,9 @@ def _columns(file: Path, row: Row, column: str | None) -> list[str]:
     for name in wanted:
         if found := [key for key in row if re.fullmatch(rf"{name}(_\d+)?", key)]:
             return found
+    missing = repr(column) if column else "of labels"
     raise UserError(
-        f"{file}: no column {column or 'of labels'!r} among {', '.join(row)}: name the one that "
+        f"{file}: no column {missing} among {', '.join(row)}: name the one that "
         f"holds people's labels, or call it {LABELS[-1]!r}"
     )
 
