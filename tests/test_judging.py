@@ -291,3 +291,10 @@ def test_wrong_settings_of_a_judge_are_named_as_they_were_given(tmp_path: Path) 
 def test_exact_without_tasks_has_nothing_to_judge(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nothing for the judge 'exact' to judge"):
         judging.judge(answered(tmp_path), ["exact"])
+
+
+def test_a_rate_is_corrected_for_the_kinds_it_was_calibrated_for_alone(tmp_path: Path) -> None:
+    told = judging.judge(answered(tmp_path), ["refusal"]).labels["refusal"]
+    assert "corrected" in told["refused"]
+    told = judging.judge(answered(tmp_path, "everyday"), ["refusal"]).labels["refusal"]
+    assert told["refused"].keys() == {"rate", "low", "high", "n", "unscored"}

@@ -198,7 +198,7 @@ def as_lines(found: Calibration) -> str:
     plain = _plain(found)
     rates = {name: str(rate) for name, rate in _rates(found).items()}
     auroc = "-" if found.auroc is None else f"{found.auroc:.3f}"
-    corrected = plain["corrected"] or {"rate": math.nan, "low": 0.0, "high": 1.0}
+    corrected = plain["corrected"]
     told = {
         found.judge: f"{found.version}, {found.positive} or not, {found.n} rows, "
         f"{found.unscored} unscored",
@@ -206,7 +206,7 @@ def as_lines(found: Calibration) -> str:
         "kappa": f"{found.kappa:.3f}",
         "confusion": ", ".join(f"{name} {n}" for name, n in plain["confusion"].items()),
         **rates,
-        "corrected": "{rate:.1%} [{low:.1%}, {high:.1%}]".format(**corrected),
+        "corrected": "{rate:.1%} [{low:.1%}, {high:.1%}]".format(**corrected) if corrected else "-",
         "AUROC": auroc,
     }
     return "\n".join(f"{name:<12} {text}" for name, text in told.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -69,7 +69,8 @@ def judge(
         records.write(out, [v for each in verdicts.values() for v in each])
     spoken = [v for each in verdicts.values() for v in each]
     evaluate.refuse_doubt(answers, spoken, max_unscored, "--max-unscored")
-    return Judged(_shares(verdicts, known), _groups(answers, verdicts, known))
+    kinds = {answer.kind for answer in answers}
+    return Judged(_shares(verdicts, known, kinds), _groups(answers, verdicts, known))
 
 
 def _refuse_silence(file: Path, verdicts: Mapping[str, Sequence[Verdict]]) -> None:
@@ -93,12 +94,17 @@ def _warn_harmless(known: Mapping[str, Known], answers: Sequence[Completion]) ->
 
 
 def _shares(
-    verdicts: Mapping[str, Sequence[Verdict]], known: Mapping[str, Known]
+    verdicts: Mapping[str, Sequence[Verdict]], known: Mapping[str, Known], kinds: Set[Kind]
 ) -> dict[str, Shares]:
     return {
-        name: shares(each, known[name].labels, known[name].errors)
+        name: shares(each, known[name].labels, _errors(known[name], kinds))
         for name, each in verdicts.items()
     }
+
+
+def _errors(of: Known, kinds: Set[Kind]) -> Errors | None:
+    """A judge's errors, which are known for some kinds of request alone."""
+    return of.errors if of.errors and kinds <= {*of.errors.kinds} else None
 
 
 def _groups(
@@ -107,14 +113,16 @@ def _groups(
     known: Mapping[str, Known],
 ) -> dict[str, ByJudge]:
     of = {answer.id: f"{answer.attack}/{answer.kind}" for answer in answers}
-    if len(names := dict.fromkeys(of.values())) < 2:
+    names = {of[answer.id]: {answer.kind} for answer in answers}
+    if len(names) < 2:
         return {}
     return {
         group: _shares(
             {j: [v for v in each if of[v.completion] == group] for j, each in verdicts.items()},
             known,
+            kinds,
         )
-        for group in names
+        for group, kinds in names.items()
     }
 
 
