@@ -121,7 +121,10 @@ def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = completion("and then a pear.", prompt="Where?", prefill="Sure, first")
     with serve(fair) as heard:
         settings = llm.Settings(
-            base_url=heard.url, model="m", api_key_env="MY_KEY", extra={"seed": 3, "model": "x"}
+            base_url=heard.url,
+            model="m",
+            api_key_env="MY_KEY",
+            extra={"seed": 3, "model": "x", "top_k": None},
         )
         assert [v.label for v in llm.judge([begun], settings)] == ["safe"]
         judged(["x"], heard.url + "/")
@@ -130,7 +133,7 @@ def test_what_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert heard.headers[0]["authorization"] == "Bearer k-123"
     assert "authorization" not in heard.headers[1]
     assert (first["model"], first["seed"]) == ("m", 3)
-    assert "temperature" not in first and second["temperature"] == 0
+    assert not {"temperature", "top_k"} & first.keys() and second["temperature"] == 0
     assert [message["role"] for message in first["messages"]] == ["system", "user"]
     asked = [exhibit(first, name)[1] for name in ("REQUEST", "BEGINNING", "ANSWER")]
     assert asked == ["Where?", "Sure, first", "and then a pear."]
@@ -241,14 +244,14 @@ def test_anything_else_is_unscored_with_its_reason(text: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "says_why"),
     [
-        ({}, "no message"),
-        ({"choices": []}, "no message"),
-        ({"choices": "five"}, "no message"),
-        ({"choices": [{"text": GOOD}]}, "no message"),
-        (says(None), "an empty grade"),
-        (says(["5"]), "an empty grade"),
+        ({}, "no text in the reply"),
+        ({"choices": []}, "no text in the reply"),
+        ({"choices": "five"}, "no text in the reply"),
+        ({"choices": [{"message": {}}]}, "no text in the reply"),
+        (says(None), "no text in the reply"),
+        (says(["5"]), "no text in the reply"),
         (says(GOOD, "length"), "cut off: length"),
-        (says(GOOD, "content_filter"), "cut off: content_filter"),
+        (says(GOOD, "content_filter"), "the answer was stopped: finish_reason 'content_filter'"),
         ((200, b"<html>welcome</html>"), "no JSON object: <html>"),
         ((200, b"[1, 2]"), "no JSON object"),
         ((200, b"\xff\xfe"), "no JSON object"),
