@@ -112,7 +112,6 @@ def test_the_table_is_written_from_what_is_kept(tmp_path: Path) -> None:
     assert kept()["versions"]["torch"] in page
 
 
-@pytest.mark.xfail(strict=True, reason="the last whole run is older than some figures: make bench")
 def test_what_is_kept_is_a_run_of_everything() -> None:
     found = {plain(one["name"]): (one["target"], one["better"]) for one in kept()["figures"]}
     assert found | TARGETS == found
