@@ -31,6 +31,7 @@ bench: $(READY)
 
 study: $(READY) # hours on two cores; resumes
 	$(BIN)/python studies/study.py studies/recipes.yaml --seeds 2
+	$(BIN)/python studies/study.py studies/frontier.yaml --seeds 1
 
 docs: $(READY)
 	$(BIN)/python docs/configuration.py
