@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 import talkative
-from demur import checkpoints, config, generate, manifest, models, pipeline, records
+from demur import checkpoints, config, fitting, generate, manifest, models, pipeline, records
 from demur.config import Run
 from demur.errors import UserError
 from demur.records import Behavior, Completion
@@ -41,6 +41,7 @@ def run(file: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def measured(run: Run) -> list[Path]:
+    (run.output / "train/after/checkpoint-best").mkdir()
     return list(checkpoints.evaluate(run, limit=4))
 
 
@@ -120,6 +121,14 @@ def test_a_training_without_checkpoints_is_refused(
     monkeypatch.delattr(models, "load")
     with pytest.raises(UserError, match="holds no checkpoint: lower train"):
         list(checkpoints.evaluate(other))
+
+
+def test_what_somebody_put_beside_the_checkpoints_is_left_alone(tmp_path: Path) -> None:
+    for name in ("checkpoint-10", "checkpoint-9", "checkpoint-best", "checkpoint-7-old"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-11").touch()
+    found = {9: tmp_path / "checkpoint-9", 10: tmp_path / "checkpoint-10"}
+    assert list(fitting.checkpoints(tmp_path).items()) == list(found.items())
 
 
 @pytest.mark.parametrize(

@@ -701,6 +701,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(load, tokenizer, tmp_path
         path = half / left
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     (half / "checkpoint-6" / "trainer_state.json").unlink()
+    (half / "checkpoint-best").mkdir()  # somebody's own
     fit(load(double=False), tokenizer, half, **everything)
     assert apart(weights_of(half), weights_of(whole)) == 0
     assert (half / "log.jsonl").read_text() == (whole / "log.jsonl").read_text()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
-from demur import pipeline, reporting
+from demur import fitting, pipeline, reporting
 from demur.config import Run
 from demur.errors import UserError
 from demur.materials import Materials, prepare
@@ -52,11 +52,11 @@ def spread(behaviors: Sequence[Behavior], limit: int | None) -> list[Behavior]:
 def _steps(config: Run, name: str, materials: Materials) -> dict[int, Model]:
     """Each checkpoint of a training that is still there, by its optimizer step."""
     trained = pipeline.trained(config, name, materials)
-    saved = {int(p.name.split("-")[1]): p for p in Path(trained.name).glob("checkpoint-*")}
+    saved = fitting.checkpoints(trained.name)
     if not saved:
         raise UserError(f"{trained.name} holds no checkpoint: lower train.save_steps and train")
-    _say_pruned(config, name, sorted(saved))
-    return {n: trained.model_copy(update={"name": str(saved[n])}) for n in sorted(saved)}
+    _say_pruned(config, name, list(saved))
+    return {n: trained.model_copy(update={"name": str(folder)}) for n, folder in saved.items()}
 
 
 def _say_pruned(config: Run, name: str, saved: Sequence[int]) -> None:

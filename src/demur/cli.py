@@ -166,7 +166,8 @@ def evaluate(
         bool, typer.Option("--checkpoints", help="Measure the trainings' saved checkpoints.")
     ] = False,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Prompts of a kind for --checkpoints.")
+        int | None,
+        typer.Option("--limit", min=1, help="Prompts of a kind; with --checkpoints alone."),
     ] = None,
     json_: Json = False,
 ) -> None:

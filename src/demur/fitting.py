@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import (
@@ -158,3 +160,12 @@ def _text(where: str, value: Any) -> str:
     if isinstance(value, str):
         return value
     raise UserError(f"{where}={value!r:.60}: write a name here")
+
+
+def checkpoints(out: Path | str) -> dict[int, Path]:
+    """What a training has saved of itself in ``out``: its checkpoints by optimizer step, rising.
+
+    A folder that somebody put beside them (``checkpoint-best``) is none of them.
+    """
+    found = ((re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in Path(out).glob("*/"))
+    return dict(sorted((int(name[1]), path) for name, path in found if name))

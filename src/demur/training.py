@@ -16,6 +16,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from demur import (
     chat,
+    fitting,
     losses,
     models,
     packing,
@@ -272,7 +273,7 @@ def _collate(
 
 def _last_checkpoint(out: Path) -> str | None:
     """The newest whole checkpoint; a half-written one, which a kill leaves, is removed."""
-    for folder in sorted(out.glob("checkpoint-*"), key=lambda f: -int(f.name.split("-")[1])):
+    for folder in reversed(fitting.checkpoints(out).values()):
         try:
             json.loads((folder / "trainer_state.json").read_text())  # what is written last
         except (OSError, ValueError):
