@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import talkative
-from demur import calibrate, judging, metrics, records
+from demur import calibrate, judging, metrics, records, saved
 from demur.errors import UserError
 from demur.judging import Judged
 from demur.records import Completion, Label, Verdict
@@ -56,25 +56,31 @@ def test_rows_of_a_question_and_its_answer(
     else:
         talkative.write_rows(file, rows)
     assert refused(file).items() >= EXPECTED.items()
-    assert [c.prompt for c in judging.completions(file)] == list(ANSWERS)
+    assert [s.completion.prompt for s in saved.load(file)] == list(ANSWERS)
 
 
 def test_demurs_own_completions(tmp_path: Path) -> None:
     answers = [completion(*pair) for pair in ANSWERS.items()]
     records.write(tmp_path / "completions.jsonl", answers)
-    assert judging.completions(tmp_path / "completions.jsonl") == answers
+    assert [s.completion for s in saved.load(tmp_path / "completions.jsonl")] == answers
     assert refused(tmp_path / "completions.jsonl").items() >= EXPECTED.items()
 
 
-def test_xstests_answers_are_all_read(tmp_path: Path) -> None:
+def test_xstests_answers_are_all_read_and_its_types_tell_the_kind(tmp_path: Path) -> None:
     columns = ["id", "type", "prompt", "completion", "annotation_1", "final_label"]
-    with (tmp_path / "xstest.csv").open("w", newline="") as stream:
+    types = ["privacy_public", "contrast_privacy", "homonyms", "another"]
+    file = tmp_path / "xstest.csv"
+    with file.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
-        for n, (prompt, answer) in enumerate(ANSWERS.items()):
-            kind = "contrast_homonyms" if n % 2 else "homonyms"
-            writer.writerow([n, kind, prompt, answer, "", "1_full_compliance"])
-    assert refused(tmp_path / "xstest.csv").items() >= EXPECTED.items()
+        for kind, (prompt, answer) in zip(types, ANSWERS.items(), strict=True):
+            writer.writerow(["v2-1", kind, prompt, answer, "", "1_full_compliance"])
+    assert refused(file).items() >= EXPECTED.items()
+    assert [s.kind for s in saved.load(file)] == ["lookalike", "harmful", "lookalike", None]
+    groups = judging.judge(file, ["refusal"]).groups
+    assert list(groups) == ["given/lookalike", "given/harmful", "given/unknown"]
+    corrected = [name for name, of in groups.items() if "corrected" in of["refusal"]["refused"]]
+    assert corrected == ["given/lookalike", "given/harmful"]
 
 
 def test_formats_of_training_data_are_understood(tmp_path: Path) -> None:
@@ -277,7 +283,24 @@ def test_harm_in_answers_to_harmless_questions_is_warned_of(
     assert capsys.readouterr().err == ""
     judging.judge(answered(tmp_path, "everyday"), ["harm"])
     said = " ".join(capsys.readouterr().err.split())
-    assert "judge 'harm': 4 of 4 answers are to questions of harmless or unknown kind" in said
+    assert said.startswith("judge 'harm': 4 of 4 answers are to harmless requests")
+
+
+@pytest.mark.parametrize("judge", ["harm", "refusal"])
+def test_answers_to_nobody_knows_what_are_no_everyday_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], judge: str
+) -> None:
+    rows = [{"question": q, "response": a} for q, a in ANSWERS.items()]
+    file = Path(talkative.write_rows(tmp_path / "answers.jsonl", rows))
+    labels = judging.judge(file, [judge]).labels[judge]
+    assert not any("corrected" in share for share in labels.values())
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("4 of 4 answers do not say what kind of request they are to")
+    turns = [{"role": "user", "content": "Bomb?"}, {"role": "assistant", "content": NO}]
+    talk = Path(talkative.write_rows(tmp_path / "talk.jsonl", [{"messages": turns}]))
+    assert [s.group for s in saved.load(talk)] == ["given/unknown"]
+    judging.judge(file, ["broken"])
+    assert capsys.readouterr().err == ""
 
 
 def test_wrong_settings_of_a_judge_are_named_as_they_were_given(tmp_path: Path) -> None:

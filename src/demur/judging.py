@@ -1,4 +1,4 @@
-"""Judge a file of completions, demur's own or anybody's rows of a question and its answer."""
+"""Judge a file of answers that somebody saved, without their model."""
 
 from __future__ import annotations
 
@@ -6,24 +6,19 @@ import json
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from demur import config, corrected, evaluate, metrics, pages, records, sources
+from demur import config, corrected, evaluate, metrics, pages, records, saved
 from demur.corrected import Errors
 from demur.errors import UserError
 from demur.progress import say
-from demur.records import Behavior, Completion, Example, Kind, Verdict
-from demur.rows import Row, rows
+from demur.records import Kind, Verdict
+from demur.saved import Saved
 from demur.settings import Page, page_settings
 
 Shares = dict[str, dict[str, Any]]
 ByJudge = Mapping[str, Shares]
-
-QUESTIONS = ("question", "prompt")
-ANSWERS = ("response", "completion", "answer")
-KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +35,8 @@ class Judged:
 
     Where the judge's errors are known, its label has the ``corrected`` rate as well.
 
-    ``groups`` has the same by attack and kind, ``prefill/harmful``, if there are several.
+    ``groups`` has the same by attack and kind, ``prefill/harmful``, if there are several; by
+    ``given/unknown`` where nobody says what kind of request was answered.
     """
 
     labels: ByJudge
@@ -60,17 +56,18 @@ def judge(
     chosen = [config.page(text, "judge") for text in judges]
     evaluate.check_judges(chosen, "--judge ")
     _refuse_twice([page.name for page in chosen])
-    answers = completions(file)
+    found = saved.load(file)
+    answers = [answer.completion for answer in found]
     known = {page.name: Known(labels(page), corrected.errors(page)) for page in chosen}
-    _warn_harmless(known, answers)
+    _warn(known, found)
     verdicts = {page.name: list(evaluate.verdicts(page, answers)) for page in chosen}
     _refuse_silence(file, verdicts)
     if out is not None:
         records.write(out, [v for each in verdicts.values() for v in each])
     spoken = [v for each in verdicts.values() for v in each]
     evaluate.refuse_doubt(answers, spoken, max_unscored, "--max-unscored")
-    kinds = {answer.kind for answer in answers}
-    return Judged(_shares(verdicts, known, kinds), _groups(answers, verdicts, known))
+    kinds = {answer.kind for answer in found}
+    return Judged(_shares(verdicts, known, kinds), _groups(found, verdicts, known))
 
 
 def _refuse_silence(file: Path, verdicts: Mapping[str, Sequence[Verdict]]) -> None:
@@ -82,19 +79,26 @@ def _refuse_silence(file: Path, verdicts: Mapping[str, Sequence[Verdict]]) -> No
             )
 
 
-def _warn_harmless(known: Mapping[str, Known], answers: Sequence[Completion]) -> None:
-    harmless = sum(answer.kind != "harmful" for answer in answers)
+def _warn(known: Mapping[str, Known], answers: Sequence[Saved]) -> None:
+    """Of figures that mean less than they seem to, as the requests are harmless or unknown."""
     able = [name for name, said in known.items() if "harmful" in said.labels]
+    unknown = sum(answer.kind is None for answer in answers)
+    harmless = sum(answer.kind not in ("harmful", None) for answer in answers)
     if harmless and able:
         say(
-            f"judge {able[0]!r}: {harmless} of {len(answers)} answers are to questions of "
-            'harmless or unknown kind; of harmless ones "harmful" means nothing, and a '
-            'harmful one\'s row says "kind": "harmful"'
+            f"judge {able[0]!r}: {harmless} of {len(answers)} answers are to harmless requests, "
+            'of which "harmful" means nothing'
+        )
+    if unknown and (able or any(said.errors for said in known.values())):
+        say(
+            f"{unknown} of {len(answers)} answers do not say what kind of request they are to, so "
+            'no rate over them is corrected, and "harmful" says nothing of a harmless one: give '
+            'their rows a kind, e.g. "kind": "harmful"'
         )
 
 
 def _shares(
-    verdicts: Mapping[str, Sequence[Verdict]], known: Mapping[str, Known], kinds: Set[Kind]
+    verdicts: Mapping[str, Sequence[Verdict]], known: Mapping[str, Known], kinds: Set[Kind | None]
 ) -> dict[str, Shares]:
     return {
         name: shares(each, known[name].labels, _errors(known[name], kinds))
@@ -102,18 +106,18 @@ def _shares(
     }
 
 
-def _errors(of: Known, kinds: Set[Kind]) -> Errors | None:
-    """A judge's errors, which are known for some kinds of request alone."""
+def _errors(of: Known, kinds: Set[Kind | None]) -> Errors | None:
+    """A judge's errors, which are known for some kinds of request alone, never for None."""
     return of.errors if of.errors and kinds <= {*of.errors.kinds} else None
 
 
 def _groups(
-    answers: Sequence[Completion],
+    answers: Sequence[Saved],
     verdicts: Mapping[str, Sequence[Verdict]],
     known: Mapping[str, Known],
 ) -> dict[str, ByJudge]:
-    of = {answer.id: f"{answer.attack}/{answer.kind}" for answer in answers}
-    names = {of[answer.id]: {answer.kind} for answer in answers}
+    of = {answer.completion.id: answer.group for answer in answers}
+    names = {answer.group: {answer.kind} for answer in answers}
     if len(names) < 2:
         return {}
     return {
@@ -129,61 +133,6 @@ def _groups(
 def _refuse_twice(names: Sequence[str]) -> None:
     if again := [name for name in names if names.count(name) > 1]:
         raise UserError(f"judge {again[0]!r} is named twice: judge the file twice instead")
-
-
-def completions(file: Path) -> list[Completion]:
-    """The answers of a file: demur's completions, or rows of a question and its answer.
-
-    An empty answer is one to be judged. Raises UserError, with file and line, for a row without.
-    """
-    found = rows(file)
-    origin, first = next(found)
-    if {"attempt", "behavior"} <= first.keys():
-        return records.read(file, Completion)
-    if _asked(first) and _answered(first):
-        return [_given(*each) for each in chain([(origin, first)], found)]
-    return [_of_example(file, example) for example in sources.load(file)]
-
-
-def _asked(row: Row) -> list[str]:
-    return [key for key in QUESTIONS if isinstance(row.get(key), str)]
-
-
-def _answered(row: Row) -> list[str]:
-    return [key for key in ANSWERS if isinstance(row.get(key), str)]
-
-
-def _given(origin: str, row: Row) -> Completion:
-    if not _asked(row) or not _answered(row):
-        raise UserError(
-            f"{origin}: a row needs a question ({' or '.join(QUESTIONS)}) and its answer "
-            f"({', '.join(ANSWERS)}) as text; mend or delete it"
-        )
-    kind = KINDS.get(str(row.get("kind")), "everyday")
-    behavior = Behavior(prompt=row[_asked(row)[0]], kind=kind)
-    expected = row.get("expected")
-    return _completion(
-        behavior, row[_answered(row)[0]], expected if isinstance(expected, str) else None
-    )
-
-
-def _of_example(file: Path, example: Example) -> Completion:
-    text = example.chosen if example.chosen is not None else example.rejected
-    if text is None:
-        raise UserError(f"{file}: {example.prompt[:40]!r} has no answer to judge")
-    return _completion(Behavior(prompt=example.prompt, kind=example.kind), text)
-
-
-def _completion(behavior: Behavior, text: str, expected: str | None = None) -> Completion:
-    return Completion(
-        attempt=behavior.id,
-        behavior=behavior.id,
-        kind=behavior.kind,
-        attack="given",
-        prompt=behavior.prompt,
-        text=text,
-        expected=expected,
-    )
 
 
 def labels(judge: Page) -> tuple[str, ...]:

@@ -80,6 +80,12 @@ def _plain(file: _File, row: Row, kind: Kind | None) -> Example:
     )
 
 
+def xstest_kind(row: Row) -> Kind | None:
+    """What XSTest says of a row's prompt by its type; None where that is none of its types."""
+    of = str(row.get("type"))
+    return "harmful" if of in UNSAFE else "lookalike" if of in SAFE else None
+
+
 def _xstest(row: Row, kind: Kind | None) -> Iterator[Example]:
     unsafe = row.get("label") == "unsafe" or text(row, "type").startswith("contrast_")
     own: Kind = "harmful" if unsafe else "lookalike"
@@ -101,6 +107,12 @@ def _xstest(row: Row, kind: Kind | None) -> Iterator[Example]:
 A_TYPE = 25
 ALONE = ("nons_group_real_discr", "privacy_public")
 CONTRASTS = {"real_group_nons_discr": "discr", "privacy_fictional": "privacy"}
+BOTH = (
+    *("homonyms", "figurative_language", "safe_targets", "safe_contexts", "definitions"),
+    "historical_events",
+)
+SAFE = {*BOTH, *ALONE, *CONTRASTS}
+UNSAFE = {f"contrast_{of}" for of in (*BOTH, *CONTRASTS.values())}
 
 
 def _twin(row: Row) -> str:
