@@ -82,6 +82,10 @@ def test_an_override_may_fill_in_what_the_file_leaves_out(tmp_path: Path) -> Non
         ("train.recipe=[sft]", "train.recipe=['sft']: write a name here"),
         ("train.preset=papr", "unknown train.preset 'papr': did you mean 'paper'?"),
         ("train.preset=3", "train.preset=3: write a name here"),
+        (
+            "train={recipe: kto, preset: paper}",
+            "train.preset='paper': recipe 'kto' has none; leave",
+        ),
         ("train.lambda=-1", "train.lambda=-1: the avoid term needs a weight of 0 or more"),
         ("train.lambda=-0.5", "train.lambda=-0.5:"),
         ("train.lambda=.nan", "train.lambda=nan: input should be a finite number"),
@@ -126,6 +130,10 @@ def test_an_override_may_fill_in_what_the_file_leaves_out(tmp_path: Path) -> Non
         ("variants={half: {lambda: x}}", "variants.half.lambda='x': input should be"),
         ("variants={half: {lora: {rr: 1}}}", "did you mean 'variants.half.lora.r'?"),
         ("variants={half: {max_steps: 0}}", "variants.half.max_steps=0: give 1 or more"),
+        (
+            "variants={half: {recipe: kto, preset: paper}}",
+            "variants.half.preset='paper': recipe 'kto' has none; leave it out",
+        ),
         ("variants={half: {preset: 3}}", "variants.half.preset=3: write a name"),
         ("variants={half: {recipe: 3}}", "variants.half.recipe=3: write a name"),
         ("variants.half=", "variants.half=None"),

@@ -261,10 +261,25 @@ def test_weights_that_are_given_are_taken(load, tokenizer, tmp_path, capsys):
     weights = {"desirable_weight": 2.0, "undesirable_weight": 0.5}
     [log] = fit(load(), tokenizer, tmp_path, "kto", EVERYTHING, **common | weights)
     assert log["loss"] == pytest.approx(0.5 * (7 * 2.0 + 3 * 0.5) / 10, rel=1e-5)
-    assert "auto" not in capsys.readouterr().err
+    said = " ".join(capsys.readouterr().err.split())
+    assert (
+        "train.undesirable_weight=0.5: good answers weigh 9.33 times what unsafe ones do in all, "
+        "and KTO asks for 1:1 to 4:3; that is 3.5 to 4.67 here, or `auto`"
+    ) in said
     common |= {"undesirable_weight": "auto"}
     fit(load(), tokenizer, tmp_path / "auto", "kto", EVERYTHING, **common)
     assert "train.undesirable_weight=auto is 2.33" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("weight", "said"), [(0.001, True), (1.7, True), (1.75, False), (2.33, False), (2.4, True)]
+)
+def test_a_weight_that_makes_one_side_count_for_little_is_said(tokenizer, capsys, weight, said):
+    """Of 7 good and 3 unsafe answers; 7/3 makes both sides weigh the same."""
+    options = {"desirable_weight": 1.0, "undesirable_weight": weight}
+    taken = preference._balanced(options, drawn(tokenizer, "kto", EVERYTHING))
+    assert taken == options
+    assert ("KTO asks for 1:1 to 4:3" in capsys.readouterr().err.replace("\n", " ")) is said
 
 
 # --- like every other recipe -----------------------------------------------------------------

@@ -99,7 +99,7 @@ class Train(Settings):
         flat = dict(value)
         recipe = _text("train.recipe", flat.pop("recipe", "ta_sft"))
         page = pages.find("recipes", recipe)
-        flat = _preset(page, flat.pop("preset", None)) | flat
+        flat = _preset(recipe, page, flat.pop("preset", None)) | flat
         mine, others = _partition(flat, keys(page.Settings), keys(Fit))
         return {"recipe": recipe, "method": page_settings(page, mine, "train"), "fit": others}
 
@@ -143,14 +143,16 @@ def _varied(base: Train, changes: dict[str, Any]) -> dict[str, Any]:
     kept = base.fit.model_dump(exclude_unset=True)
     if recipe == base.recipe:
         kept |= base.method.model_dump(exclude_unset=True, by_alias=True)
-    preset = _preset(pages.find("recipes", recipe), changes.get("preset"))
+    preset = _preset(recipe, pages.find("recipes", recipe), changes.get("preset"))
     own = {key: value for key, value in changes.items() if key != "preset"}
     return {"recipe": recipe} | kept | preset | own
 
 
-def _preset(page: Any, name: Any) -> dict[str, Any]:
+def _preset(recipe: str, page: Any, name: Any) -> dict[str, Any]:
     if name is None:
         return {}
+    if not page.PRESETS:
+        raise UserError(f"train.preset={name!r:.60}: recipe {recipe!r} has none; leave it out")
     if _text("train.preset", name) not in page.PRESETS:
         raise UserError(pages.unknown("train.preset", name, sorted(page.PRESETS)))
     return dict(page.PRESETS[name])

@@ -115,13 +115,24 @@ def trainer(
 
 
 def _balanced(options: Mapping[str, Any], rows: Sequence[Row]) -> dict[str, Any]:
-    """With ``auto`` for a number: both sides weigh the same (KTO's Eq. 8 asks for 1 to 4/3)."""
-    if options.get("undesirable_weight") != "auto":
+    """With a number for ``auto``; one that KTO's Eq. 8 would not choose is said and taken."""
+    if "undesirable_weight" not in options:
         return dict(options)
-    desirable = sum(map(_desirable, rows))
-    weight = options["desirable_weight"] * desirable / (len(rows) - desirable)
-    progress.say(f"train.undesirable_weight=auto is {weight:.3g}")
-    return dict(options) | {"undesirable_weight": weight}
+    desirable, given = sum(map(_desirable, rows)), options["undesirable_weight"]
+    even = options["desirable_weight"] * desirable / (len(rows) - desirable)
+    if given == "auto":
+        progress.say(f"train.undesirable_weight=auto is {even:.3g}")
+    elif not 0.745 * even <= given <= 1.005 * even:  # 3/4 to 1, if rounded
+        progress.say(_unbalanced(given, even))
+    return dict(options) | {"undesirable_weight": even if given == "auto" else given}
+
+
+def _unbalanced(given: float, even: float) -> str:
+    return (
+        f"train.undesirable_weight={given:g}: good answers weigh {even / given:.3g} times what "
+        f"unsafe ones do in all, and KTO asks for 1:1 to 4:3; that is {0.75 * even:.3g} to "
+        f"{even:.3g} here, or `auto`"
+    )
 
 
 def _two_by_two(draw: Draw) -> Draw:
