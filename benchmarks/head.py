@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks.measure import alone, figure, forget_peak, peak_memory, times
 from demur import fused, fused_table, fused_walk, losses
-from demur.chat import IGNORE
+from demur.supervision import IGNORE
 
 OPEN = {"gate": None, "margin": None}  # closed positions cost less, and here all would be
 Way = Callable[[Tensor], Tensor]  # targets [N] -> the gradient of the hidden states [N, d]

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Case, figure, times
-from demur import chat, config, materials, models, objective, packing, terms, training
+from demur import config, materials, models, objective, packing, supervision, terms, training
 from demur.batches import alike, even
-from demur.chat import Row
 from demur.fitting import Fit, Lora, Train
 from demur.settings import Model
+from demur.supervision import Row
 
 DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
 SPREAD = 0.6
@@ -60,7 +60,7 @@ def _speed(kinds: dict[str, list[Row]], size: Size) -> list[dict[str, Any]]:
     for name, rows in kinds.items():
         step = Random(0).sample(rows, size.rows)
         cases[f"{name} packed"] = partial(_step, model, packing.pack(step), BF16)
-        cases[f"{name} padded"] = partial(_step, model, chat.collate(step, 0), BF16)
+        cases[f"{name} padded"] = partial(_step, model, supervision.collate(step, 0), BF16)
     taken = times(cases, size.rounds)
     targets = {"demo": 1.0, "natural": None}
     return [

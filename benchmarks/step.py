@@ -28,10 +28,10 @@ from transformers.trainer import DEFAULT_CALLBACKS
 
 from benchmarks.measure import Case, alone, clock, figure, forget_peak, peak_memory, times
 from demur import models, sources, training
-from demur.chat import IGNORE, Row
 from demur.fitting import Lora, Train
 from demur.records import Example, Kind, Message
 from demur.settings import Model
+from demur.supervision import IGNORE, Row
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-    from demur.chat import Row
+    from demur.supervision import Row
 
 # Before anything imports torch or the hub, which read these once.
 os.environ |= {
@@ -144,12 +144,12 @@ def _mistral() -> PreTrainedTokenizerBase:
 def _plain() -> PreTrainedTokenizerBase:
     from transformers import PreTrainedTokenizerFast
 
-    from demur import chat
+    from demur import templates
 
     return PreTrainedTokenizerFast(
         tokenizer_object=_byte_level("<|endoftext|>"),
         eos_token="<|endoftext|>",
-        chat_template=chat.PLAIN_TEMPLATE,
+        chat_template=templates.PLAIN,
     )
 
 

@@ -8,8 +8,8 @@ from random import Random
 import pytest
 
 from demur.batches import Epochs, alike, even, order
-from demur.chat import Row, blank_row
 from demur.errors import UserError
+from demur.supervision import Row, blank_row
 
 BLANK = blank_row(0)
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import talkative
-from demur import chat, config, manifest, pipeline, records, training
+from demur import config, manifest, pipeline, records, supervision, training
 from demur.batches import Epochs
 from demur.fitting import Train
 from demur.records import Example, Message
@@ -180,7 +180,7 @@ def _steps(tokenizer: PreTrainedTokenizerBase, name: str, rows: int) -> list[lis
     """The kinds of the rows of each step of an epoch, as `training.fit` orders them."""
     train = Train.model_validate(FIT | (RECIPES | APART)[name])
     drawing = training.Drawing(_examples(), tokenizer, train, seed=0)
-    kinds = [row.kind for row in Epochs(drawing, {}, 0, rows, chat.blank_row(0)).rows]
+    kinds = [row.kind for row in Epochs(drawing, {}, 0, rows, supervision.blank_row(0)).rows]
     return [kinds[i : i + rows] for i in range(0, len(kinds), rows)]
 
 

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from benchmarks.measure import alone
 from demur import fused, fused_passes, fused_table, fused_walk, losses, objective, projection, terms
-from demur.chat import IGNORE
 from demur.errors import UserError
+from demur.supervision import IGNORE
 
 TERMS = [term for term in losses.TERMS if term != "npo"]
 OFF = {"gate": None, "margin": None}

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from demur import fused, fused_passes, fused_table, fused_walk, losses
-from demur.chat import IGNORE
+from demur.supervision import IGNORE
 from test_fused import HEADS, HELD, OFF, TERMS, Problem, gradients
 
 if importlib.util.find_spec("triton") is None:

@@ -18,6 +18,7 @@ from demur.fitting import Lora
 from demur.generate import Target
 from demur.records import Attempt, Behavior, Completion, Message
 from demur.settings import Decoding, Model
+from demur.supervision import IGNORE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -259,5 +260,5 @@ def test_likelihood_is_what_the_logits_say(target: Target) -> None:
 
 def test_likelihood_leaves_the_end_out(target: Target) -> None:
     row = generate.row(target, "Hi", "Hello")
-    told = [token for token in row.labels if token != chat.IGNORE]
+    told = [token for token in row.labels if token != IGNORE]
     assert target.tokenizer.decode(told) == "Hello"

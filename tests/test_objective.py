@@ -7,11 +7,11 @@ import math
 import pytest
 import torch
 
-from demur import chat, losses, models, objective, pages, terms
-from demur.chat import Row
+from demur import losses, models, objective, pages, supervision, terms
 from demur.errors import UserError
 from demur.objective import Objective
 from demur.settings import page_settings
+from demur.supervision import IGNORE, Row
 
 VOCABULARY, WIDTH = 13, 8
 
@@ -20,7 +20,7 @@ def row(kind: str, *positions: tuple[int, int, int]) -> Row:
     """A row of (token, label, avoid) positions; 0 is nothing to do."""
     tell = Row(kind)
     for token, learn, avoid in positions:
-        tell = tell.tell([token], [learn or chat.IGNORE], [avoid or chat.IGNORE])
+        tell = tell.tell([token], [learn or IGNORE], [avoid or IGNORE])
     return tell
 
 
@@ -34,7 +34,7 @@ ROWS = [
 
 @pytest.fixture
 def batch() -> dict[str, torch.Tensor]:
-    return chat.collate(ROWS, 0)
+    return supervision.collate(ROWS, 0)
 
 
 @pytest.fixture
@@ -143,7 +143,7 @@ def test_npo_is_one_term_a_sequence(batch, hidden, weight):
 
 @pytest.mark.parametrize("kept", [[0], [1], [3], [0, 3]])
 def test_a_pass_without_a_kind_costs_nothing_and_keeps_its_graph(hidden, weight, kept):
-    batch = chat.collate([ROWS[i] for i in kept], 0)
+    batch = supervision.collate([ROWS[i] for i in kept], 0)
     length = batch["input_ids"].shape[1]
     support = losses.support(weight, {0}, None)
     found = terms.sums(hidden[kept, :length], batch, head(weight), Objective(), support)
@@ -237,7 +237,7 @@ def test_hidden_states_and_logits_give_the_same_weighted_loss(batch, hidden, wei
 
 def test_a_pass_that_is_told_nothing_costs_nothing_and_has_a_graph(hidden, weight):
     linear = torch.nn.Linear(WIDTH, VOCABULARY, bias=False, dtype=torch.float64)
-    blank = chat.collate([Row("blank").tell([0] * 4)] * 4, 0)
+    blank = supervision.collate([Row("blank").tell([0] * 4)] * 4, 0)
     head = models.Head(linear, 1.0, None)
     loss, _ = terms.weighted(hidden, blank, head, Objective(), None, (1.0, 1.0, 1.0))
     loss.backward()

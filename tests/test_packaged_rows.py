@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from conftest import told
-from demur import chat, packaged, pages, training
+from demur import packaged, pages, training
 from demur.draws import Draws
+from demur.encoder import Encoder
 from demur.errors import UserError
 from demur.fitting import Train
 from demur.records import Example, Message
@@ -46,7 +47,7 @@ def smollm() -> Any:
 
 def written(tokenizer: Any, recipe: str, example: Example, **settings: Any) -> list[str]:
     train = Train.model_validate({"recipe": recipe} | settings)
-    page, encode = pages.find("recipes", recipe), chat.Encoder(tokenizer, 128)
+    page, encode = pages.find("recipes", recipe), Encoder(tokenizer, 128)
     rows = page.rows(example, encode, train.method, Draws(3))
     return [f"{row.kind}: {told(tokenizer, row).replace(CONTEXT, '')}" for row in rows]
 

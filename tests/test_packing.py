@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, modeling_flash_attention_utils
 
-from demur import chat, objective, packing, terms, training
-from demur.chat import Row
+from demur import objective, packing, supervision, terms, training
 from demur.errors import UserError
 from demur.fitting import Fit, Train
 from demur.records import Example, Message
+from demur.supervision import Row
 
 WIDTHS = (7, 12, 1, 9)  # a row of one token too: it has nothing to attend to but itself
 
@@ -60,7 +60,7 @@ def packed(model: Any, told: Sequence[Row], attention: str = packing.DOCUMENTS) 
 
 def alone(model: Any, told: Sequence[Row]) -> torch.Tensor:
     with torch.no_grad():
-        return torch.cat([hidden(model, chat.collate([row], 0))[0] for row in told])
+        return torch.cat([hidden(model, supervision.collate([row], 0))[0] for row in told])
 
 
 # --- the layout ------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ def test_rows_lie_end_to_end_and_none_is_predicted_from_the_one_before():
 
 
 def test_a_padded_batch_is_given_with_its_mask():
-    batch = chat.collate(rows(3, 5), 0)
+    batch = supervision.collate(rows(3, 5), 0)
     assert packing.inputs(batch).keys() == {"input_ids", "attention_mask"}
 
 
@@ -167,7 +167,7 @@ def test_flash_attention_is_told_where_rows_end(monkeypatch: pytest.MonkeyPatch)
 def test_experts_are_balanced_over_the_same_tokens():
     experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "output_router_logits": True}
     model, told = small("mixtral", **experts), rows(*WIDTHS)
-    padded = model(**packing.inputs(chat.collate(told, 0))).aux_loss
+    padded = model(**packing.inputs(supervision.collate(told, 0))).aux_loss
     with packing.attending(model, packing.DOCUMENTS):
         found = model(**packing.inputs(packing.pack(told))).aux_loss
     assert found.item() == pytest.approx(padded.item(), rel=1e-5)
@@ -334,8 +334,8 @@ def test_a_pass_has_no_padding(tiny, tiny_model_path, tmp_path, monkeypatch):
 def test_the_shape_of_a_pass_costs_no_row_its_targets(tiny):
     told = Train.model_validate({"recipe": "derta", "lambda": 1.0} | FIT)
     made = training.rows(EXAMPLES, tiny["chatml"], told)
-    made = [*made, chat.blank_row(0)]
+    made = [*made, supervision.blank_row(0)]
     for target in (objective.Objective(), objective.Objective(term="npo")):
         counted = terms.count(packing.pack(made), target)
-        assert counted == terms.count(chat.collate(made, 0), target)
+        assert counted == terms.count(supervision.collate(made, 0), target)
         assert min(counted) > 0

@@ -20,7 +20,18 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import talkative
-from demur import chat, config, generate, manifest, materials, models, pipeline, preview, records
+from demur import (
+    chat,
+    config,
+    generate,
+    manifest,
+    materials,
+    models,
+    pipeline,
+    preview,
+    records,
+    supervision,
+)
 from demur.config import Run
 from demur.errors import UserError
 from demur.records import Attempt, Completion, Example, Verdict
@@ -576,18 +587,18 @@ def test_each_token_has_the_colour_of_its_targets(whole: Run) -> None:
     tokenizer = models.tokenizer(whole.model)
     asked = talkative.asked("harmful", "Hi", rejected="Sure, mix it.")["messages"]
     turn = chat.turn(tokenizer, asked, "Sure, mix it.")
-    row = chat.avoid_row(turn, frozenset(tokenizer.all_special_ids))
+    row = supervision.avoid_row(turn, frozenset(tokenizer.all_special_ids))
     painted = preview.paint(row, tokenizer)
     assert painted.plain == tokenizer.decode(row.input_ids)
     told = preview.paint(row, tokenizer, marks=True).plain
     assert told == painted.plain.replace("Sure, mix it.", "-[Sure, mix it.]")
     assert marked(painted, preview.STYLES["avoid"]) == "Sure, mix it."
     assert marked(painted, preview.STYLES["learn"]) == ""
-    learnt = preview.paint(chat.learn_row(turn), tokenizer)
+    learnt = preview.paint(supervision.learn_row(turn), tokenizer)
     assert marked(learnt, preview.STYLES["learn"]) == "Sure, mix it.<|im_end|>"
     sorry = tokenizer.convert_tokens_to_ids("Sorry")
     keep = [n == 1 for n, _ in enumerate(turn.answer)]
-    moved = chat.transition_row(turn, [sorry] * len(turn.answer), keep, frozenset())
+    moved = supervision.transition_row(turn, [sorry] * len(turn.answer), keep, frozenset())
     both = preview.paint(moved, tokenizer)
     assert "Sure,→Sorry mix" in both.plain
     assert marked(both, preview.STYLES["both"]) == ","

@@ -16,12 +16,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from conftest import shown
-from demur import batches, chat, config, models, pages, preference, preview, training
-from demur.chat import Row
+from demur import batches, chat, config, models, pages, preference, preview, supervision, training
 from demur.errors import UserError
 from demur.fitting import Train
 from demur.records import Example
 from demur.settings import Model, page_settings
+from demur.supervision import Row
 from test_chat import SHAPES
 from test_training import LONG, LORA, ORDINARY, PAIRS, PLAIN, apart, asked, fit, weights_of
 
@@ -109,7 +109,10 @@ def answers(tokenizer: Any) -> list[Row]:
     turns = [chat.turn(tokenizer, e.messages, e.chosen) for e in (*ORDINARY[:2], PAIRS[0])]
     *good, bad = turns
     rest = bad.answer + bad.end
-    return [*map(chat.learn_row, good), Row("avoid").tell(bad.context).tell(rest, avoid=rest)]
+    return [
+        *map(supervision.learn_row, good),
+        Row("avoid").tell(bad.context).tell(rest, avoid=rest),
+    ]
 
 
 def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
@@ -122,7 +125,9 @@ def test_dpos_batch_is_the_one_that_trl_collates(tokenizer):
     from trl.trainer.dpo_trainer import DataCollatorForPreference
 
     rows, pad = answers(tokenizer), chat.pad_id(tokenizer)
-    other = [chat.crossed_row(row, rows[0], 99) for row in rows]  # the same prompt as its partner
+    other = [
+        supervision.crossed_row(row, rows[0], 99) for row in rows
+    ]  # the same prompt as its partner
     theirs = [
         {
             "prompt_ids": list(row.input_ids[: row.first]),
@@ -217,7 +222,8 @@ def drifted(start: Any, now: Any, tokenizer: Any) -> float:
     )
     data.set_epoch(1)
     crossed = [
-        chat.crossed_row(row, data.rows[place - 1], 1024) for place, row in enumerate(data.rows)
+        supervision.crossed_row(row, data.rows[place - 1], 1024)
+        for place, row in enumerate(data.rows)
     ]
     return max(0.0, (logprob(now, crossed) - logprob(start, crossed)).mean().item())
 
@@ -358,7 +364,7 @@ def test_both_answers_of_a_pair_are_shown_in_their_colours(tokenizer):
 
 
 OUTSIDE = """
-from demur import chat
+from demur import chat, supervision
 from demur.settings import Settings as Base
 {imports}
 
@@ -369,8 +375,8 @@ class Settings(Base):
 
 def rows(example, encode, settings, random):
     if example.rejected is not None:
-        yield chat.learn_row(encode(example.messages, example.chosen))
-        yield chat.avoid_row(encode(example.messages, example.rejected), encode.special)
+        yield supervision.learn_row(encode(example.messages, example.chosen))
+        yield supervision.avoid_row(encode(example.messages, example.rejected), encode.special)
 
 def objective(settings):
     return {objective}

@@ -14,9 +14,9 @@ from textwrap import dedent
 import pytest
 
 from conftest import told
-from demur import chat, pages, sources, training
-from demur.chat import Row
+from demur import chat, pages, sources, templates, training
 from demur.draws import Draws
+from demur.encoder import Encoder
 from demur.errors import UserError
 from demur.fitting import Fit, Train
 from demur.objective import Objective
@@ -24,6 +24,7 @@ from demur.preference import Preference
 from demur.recipes import derta
 from demur.records import Example, Message
 from demur.settings import Settings, page_settings
+from demur.supervision import IGNORE, Row
 from test_chat import CONTEXT, END, QUESTION, SAFE, SHAPES, UNSAFE
 
 ORDINARY = Example(messages=QUESTION, chosen="Hello.")
@@ -40,7 +41,7 @@ def made(
 ) -> list[Row]:
     """The rows of one example, with everything drawn from ``seed``."""
     train = setting(recipe, **settings)
-    encode = chat.Encoder(tokenizer, train.fit.max_length)
+    encode = Encoder(tokenizer, train.fit.max_length)
     page = pages.find("recipes", recipe)
     return list(page.rows(example, encode, train.method, Draws(seed, place)))
 
@@ -188,7 +189,7 @@ def test_an_unfinished_answer_is_never_taught_to_end(tiny):
 def prefix_length(row: Row, tokenizer) -> int:
     """How many tokens of the unsafe answer stand before the safe one."""
     context = len(chat.turn(tokenizer, QUESTION, SAFE).context)
-    return next(i for i, label in enumerate(row.labels) if label != chat.IGNORE) - context
+    return next(i for i, label in enumerate(row.labels) if label != IGNORE) - context
 
 
 def lengths(tokenizer, recipe: str, draws: int = 600, **settings: object) -> Counter[int]:
@@ -242,7 +243,7 @@ def test_a_prefix_gives_way_to_the_safe_answer(tiny):
     room = len(chat.turn(tiny["chatml"], QUESTION, SAFE)) + 3
     for unit in ("tokens", "words"):
         page, train = pages.find("recipes", "recaug"), setting("recaug", prefix_unit=unit)
-        encode = chat.Encoder(tiny["chatml"], room)
+        encode = Encoder(tiny["chatml"], room)
         method = train.method.model_copy(update={"prefix_empty": 0.0})
         rows = [r for s in range(30) for r in page.rows(example, encode, method, Draws(s))]
         assert max(map(len, rows)) == room
@@ -354,7 +355,7 @@ def test_derta_refuses_settings_that_leave_nothing_of_it(settings, said):
 def published(tiny):
     """A base model's tokenizer with the text the published scripts put around a question."""
     tokenizer = copy.deepcopy(tiny["llama3"])
-    tokenizer.chat_template = chat.TEMPLATES["derta"]
+    tokenizer.chat_template = templates.TEMPLATES["derta"]
     return tokenizer
 
 
@@ -362,10 +363,10 @@ def scripted(tokenizer, prefix: str, text: str, transition: bool = False) -> tup
     """Ids, then labels, as those scripts make them: count the prefix's tokens, mask as many."""
     seen = chat.raw_ids(tokenizer, tokenizer.bos_token + prefix)
     ids = chat.raw_ids(tokenizer, tokenizer.bos_token + prefix + text)
-    labels = [chat.IGNORE] * len(seen) + ids[len(seen) :]
+    labels = [IGNORE] * len(seen) + ids[len(seen) :]
     if transition:
         word = tokenizer.convert_tokens_to_ids("Sorry")
-        labels = [chat.IGNORE if label == chat.IGNORE else word for label in labels]
+        labels = [IGNORE if label == IGNORE else word for label in labels]
     return (*ids, *labels)
 
 
@@ -454,7 +455,7 @@ def test_the_published_transition_row_label_for_label(published):
     text = f" {PUBLISHED.rejected}<|end_of_text|>"
     [_, row] = made(published, "derta", PUBLISHED, preset="reference")
     assert ids_and_labels(row) == scripted(published, ASKED, text, transition=True)
-    assert not any(token != chat.IGNORE for token in row.avoid)
+    assert not any(token != IGNORE for token in row.avoid)
 
 
 def test_the_published_ordinary_row_label_for_label(published):
@@ -545,7 +546,7 @@ def test_every_recipe_keeps_its_contract(tiny, name):
     assert all(field.description for field in page.Settings.model_fields.values())
     settings = page.Settings()
     assert isinstance(page.objective(settings), Objective | Preference)
-    encode = chat.Encoder(tiny["chatml"], 128)
+    encode = Encoder(tiny["chatml"], 128)
     for example in (ORDINARY, LOOKALIKE, PAIR):
         rows = list(page.rows(example, encode, settings, Draws(0)))
         assert all(isinstance(row, Row) and row.targets for row in rows)
@@ -594,7 +595,9 @@ def test_a_recipe_from_outside_needs_one_file(tiny, tmp_path, monkeypatch):
     (tmp_path / "mylab").mkdir()
     (tmp_path / "mylab" / "last_word.py").write_text(
         dedent("""
-        from demur import chat
+        from demur import chat, supervision, templates
+        from demur.encoder import Encoder
+        from demur.supervision import IGNORE
         from demur.objective import Objective
         from demur.settings import Settings as Base
 
@@ -605,7 +608,7 @@ def test_a_recipe_from_outside_needs_one_file(tiny, tmp_path, monkeypatch):
 
         def rows(example, encode, settings, random):
             turn = encode(example.messages, example.chosen)
-            yield chat.prefix_row(turn, len(turn.answer) - settings.words, turn.end)
+            yield supervision.prefix_row(turn, len(turn.answer) - settings.words, turn.end)
 
         def objective(settings):
             return Objective(lambda_=0.0)
@@ -641,7 +644,7 @@ def test_a_target_that_is_no_token_is_refused(tiny, tmp_path, monkeypatch):
     (tmp_path / "slips").mkdir()
     (tmp_path / "slips" / "page.py").write_text(
         dedent("""
-        from demur.chat import Row
+        from demur.supervision import Row
         from demur.objective import Objective
         from demur.settings import Settings as Base
 

@@ -33,12 +33,14 @@ from demur import (
     losses,
     pages,
     projection,
+    supervision,
     terms,
     training,
 )
 from demur.errors import UserError
 from demur.fitting import Train
 from demur.records import Example, Message
+from demur.supervision import Row
 
 LORA = {"r": 4, "alpha": 8}
 # One step as plain as can be, in double precision, so that sums can be compared.
@@ -164,9 +166,9 @@ def test_accumulation_changes_nothing(load, tokenizer, tmp_path, recipe, setting
     assert apart(found[6], weights_of(tmp_path / "less")) > 1e-4  # what is compared does move
 
 
-def whole_batch(model: Any, tokenizer: Any, rows: Sequence[chat.Row]) -> dict[str, Any]:
+def whole_batch(model: Any, tokenizer: Any, rows: Sequence[Row]) -> dict[str, Any]:
     """Every row in one pass through the model's own forward, and its targets flat."""
-    batch = chat.collate(rows, chat.pad_id(tokenizer))
+    batch = supervision.collate(rows, chat.pad_id(tokenizer))
     logits = model(
         input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
     ).logits[:, :-1]
@@ -174,7 +176,7 @@ def whole_batch(model: Any, tokenizer: Any, rows: Sequence[chat.Row]) -> dict[st
 
 
 def by_hand(
-    model: Any, tokenizer: Any, rows: Sequence[chat.Row], **options: Any
+    model: Any, tokenizer: Any, rows: Sequence[Row], **options: Any
 ) -> dict[str, torch.Tensor]:
     """The components of a step from the oracle: each a plain mean over its own positions."""
     ordinary = whole_batch(model, tokenizer, [row for row in rows if row.kind != "transition"])
@@ -301,7 +303,7 @@ def test_lambda_scales_the_avoid_term_and_nothing_else(load, tokenizer, tmp_path
     assert "avoid" not in logs[0]
 
 
-def gradient_norms(model: Any, tokenizer: Any, rows: Sequence[chat.Row]) -> tuple[float, float]:
+def gradient_norms(model: Any, tokenizer: Any, rows: Sequence[Row]) -> tuple[float, float]:
     norms = []
     for part in ("learn", "avoid"):
         model.zero_grad()
@@ -484,7 +486,7 @@ def test_a_mixture_of_experts_keeps_its_balancing_loss(tokenizer, tmp_path):
     experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "output_router_logits": True}
     model = small(tokenizer, "mixtral", router_aux_loss_coef=0.5, **experts)
     rows = drawn(tokenizer, "sft", ORDINARY)
-    batch = chat.collate(rows, chat.pad_id(tokenizer))
+    batch = supervision.collate(rows, chat.pad_id(tokenizer))
     ids = {name: batch[name] for name in ("input_ids", "attention_mask")}
     balance = model(**ids).aux_loss.item()
     [log] = fit(model, tokenizer, tmp_path, "sft", ORDINARY, batch_size=4)
@@ -505,10 +507,10 @@ def test_blank_rows_change_nothing(load, tokenizer, tmp_path):
 @pytest.fixture
 def trained_on(monkeypatch):
     """The rows the loop really asks for, in its order."""
-    seen: list[chat.Row] = []
+    seen: list[Row] = []
 
     class Watched(batches.Epochs):
-        def __getitem__(self, index: int) -> chat.Row:
+        def __getitem__(self, index: int) -> Row:
             seen.append(super().__getitem__(index))
             return seen[-1]
 
@@ -588,7 +590,7 @@ def test_losses_that_are_taken_from_logits_are_said_to_be(
 def test_the_model_is_saved_with_its_tokenizer(load, tokenizer, tmp_path):
     fit(load(), tokenizer, tmp_path, "sft", ORDINARY, batch_size=4)
     found = AutoTokenizer.from_pretrained(tmp_path)
-    row = chat.learn_row(chat.turn(found, asked("Hi"), "Hello"))
+    row = supervision.learn_row(chat.turn(found, asked("Hi"), "Hello"))
     assert told(found, row).endswith("assistant ⏎ Hello+ <|im_end|>+")
     trained = AutoModelForCausalLM.from_pretrained(tmp_path)
     assert trained.get_output_embeddings().weight.shape[0] == len(tokenizer) + 5
@@ -836,7 +838,7 @@ def chances(model: Any, tokenizer: Any, examples: Sequence[Example], word: str =
 
 @torch.no_grad()
 def nll(model: Any, tokenizer: Any, examples: Sequence[Example]) -> float:
-    rows = [chat.learn_row(chat.turn(tokenizer, e.messages, e.chosen)) for e in examples]
+    rows = [supervision.learn_row(chat.turn(tokenizer, e.messages, e.chosen)) for e in examples]
     return by_hand(model, tokenizer, rows)["learn"].item()
 
 

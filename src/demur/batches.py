@@ -12,8 +12,8 @@ from itertools import cycle, islice
 from random import Random
 from typing import Any
 
-from demur.chat import Row
 from demur.errors import UserError
+from demur.supervision import Row
 
 Draw = Callable[[int], list[Any]]  # rows, or pairs of them where there is no mix
 Deal = Callable[[Sequence[Any]], Iterable[Any]]

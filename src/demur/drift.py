@@ -19,6 +19,7 @@ from demur.language import Drift
 from demur.models import Head
 from demur.records import Attempt, Completion, Kind
 from demur.settings import Model
+from demur.supervision import Row
 
 CHUNK = 256  # positions whose two distributions over the vocabulary are held at once
 
@@ -28,7 +29,7 @@ class Trace:
     """A model along its own answers: to each a row, states [tokens, d] on the CPU, and labels."""
 
     completions: Sequence[Completion]
-    rows: Sequence[chat.Row]
+    rows: Sequence[Row]
     seen: Sequence[tuple[torch.Tensor, torch.Tensor]]
     head: Head
 
@@ -59,12 +60,12 @@ def _chosen(
     return [pair for same in groups.values() for pair in same[: settings.limit]]
 
 
-def _row(target: Target, attempt: Attempt, completion: Completion) -> chat.Row:
+def _row(target: Target, attempt: Attempt, completion: Completion) -> Row:
     """The prompt as it was sent, then the answer's text as far as the context takes it."""
     prompt = generate.prompt(target, attempt)
     answer = chat.raw_ids(target.tokenizer, completion.text)
     answer = answer[: generate.context_of(target) - len(prompt)]
-    return chat.Row("answer").tell(prompt).tell(answer, learn=answer)
+    return Row("answer").tell(prompt).tell(answer, learn=answer)
 
 
 def measure(trace: Trace, start: Model | None) -> Iterator[Drift]:

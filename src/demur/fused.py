@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from demur.chat import IGNORE
 from demur.errors import UserError
 from demur.fused_rows import Task
 from demur.fused_walk import Kept, Plan, walk
 from demur.losses import WATCHED, Scale, Support, bound_constant, per_position
 from demur.projection import Gradient, Head
+from demur.supervision import IGNORE
 
 # Bytes of a chunk of logits and most positions in it: from there on more is not faster.
 CHUNK = {"cpu": (128 << 20, 512), "cuda": (512 << 20, 2048)}

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from demur.chat import IGNORE
 from demur.fused_passes import Toward, shares, soften, tilt
 from demur.fused_table import unit_rows
 from demur.losses import Support
 from demur.projection import NEVER, Head, back, onto
+from demur.supervision import IGNORE
 
 
 @dataclass(frozen=True, slots=True, eq=False)

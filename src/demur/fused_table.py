@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from demur.chat import IGNORE
 from demur.losses import Support
 from demur.projection import onto, pieces
+from demur.supervision import IGNORE
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from demur.chat import IGNORE
 from demur.fused_passes import Toward
 from demur.fused_rows import Task, learn, learn_and_avoid
 from demur.fused_table import Table, cosines
 from demur.losses import WATCHED, Support
 from demur.projection import Gradient, Head, Rooms, pieces
+from demur.supervision import IGNORE
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -14,11 +14,13 @@ from typing import Any, Literal
 
 import torch
 
-from demur import chat, decoding, losses, models, records, sampler
+from demur import chat, decoding, losses, models, records, sampler, supervision
+from demur.encoder import Encoder
 from demur.errors import UserError
 from demur.records import Attempt, Message
 from demur.sampler import Answer
 from demur.settings import Decoding, Model
+from demur.supervision import IGNORE, Row
 
 STREAM = 8  # batches that follow each other without a gap, and may have to be decoded again
 
@@ -138,32 +140,32 @@ def _stop_ids(target: Target) -> frozenset[int]:
     return chat.stop_ids(target.tokenizer) | frozenset([ends] if isinstance(ends, int) else ends)
 
 
-def row(target: Target, prompt: str, answer: str) -> chat.Row:
+def row(target: Target, prompt: str, answer: str) -> Row:
     """What `likelihood` reads: the answer without its end, as a collected one may be cut off."""
     asked = Message(role="user", content=prompt)
-    encode = chat.Encoder(target.tokenizer, context_of(target))
-    return chat.learn_row(encode((asked,), answer, unfinished=True))
+    encode = Encoder(target.tokenizer, context_of(target))
+    return supervision.learn_row(encode((asked,), answer, unfinished=True))
 
 
 @torch.inference_mode()
 def hidden(
-    target: Target, rows: Iterable[chat.Row], batch_size: int = 8
+    target: Target, rows: Iterable[Row], batch_size: int = 8
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The states [n, d] from which each row's n labels are predicted, and these, in order."""
     decoder, pad = models.bare(target.model).get_decoder(), chat.pad_id(target.tokenizer)
     for some in records.batched(rows, batch_size):
-        batch = {k: v.to(target.model.device) for k, v in chat.collate(some, pad).items()}
+        batch = {k: v.to(target.model.device) for k, v in supervision.collate(some, pad).items()}
         states = decoder(
             input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
         ).last_hidden_state
         for state, labels in zip(states[:, :-1], batch["labels"][:, 1:], strict=True):
-            told = labels != chat.IGNORE
+            told = labels != IGNORE
             yield state[told], labels[told]
 
 
 @torch.inference_mode()
 def likelihood(
-    target: Target, rows: Iterable[chat.Row], batch_size: int = 8
+    target: Target, rows: Iterable[Row], batch_size: int = 8
 ) -> Iterator[tuple[float, int]]:
     """Summed negative log-likelihood (nats) and count of each row's labels, in order."""
     head = models.head(target.model)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from demur import chat, packaged, processes, weights
+from demur import chat, packaged, processes, templates, weights
 from demur.errors import UserError
 from demur.fitting import Lora
 from demur.records import fingerprint
@@ -72,7 +72,7 @@ def tokenizer(settings: Model) -> PreTrainedTokenizerBase:
             f"model {settings.name!r}: its tokenizer is a slow one; a fast one is needed"
         )
     if settings.chat_template:
-        found.chat_template = _template(settings.chat_template)
+        found.chat_template = templates.chosen(settings.chat_template)
     found.padding_side = "right"
     chat.stop_ids(found)  # refuses a missing template now
     return found
@@ -92,18 +92,6 @@ def _home_of_tokenizer(settings: Model) -> str:
         if not Path(where).is_dir() or _files(where, TOKENIZER):
             return where
     raise UserError(f"model {settings.name!r} has no tokenizer: save it into that folder")
-
-
-def _template(choice: str) -> str:
-    if choice in chat.TEMPLATES:
-        return chat.TEMPLATES[choice]
-    try:
-        return Path(choice).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise UserError(
-            f"model.chat_template={choice!r}: no such Jinja file; name one, or "
-            f"{' or '.join(chat.TEMPLATES)}"
-        ) from None
 
 
 def template_hash(found: PreTrainedTokenizerBase) -> str:
@@ -359,7 +347,7 @@ def identity(settings: Model) -> dict[str, Any]:
     address, its name there and what requests say; how patiently it is asked makes no other.
     """
     found = resolve(settings)
-    template = settings.chat_template and fingerprint(_template(settings.chat_template))
+    template = settings.chat_template and fingerprint(templates.chosen(settings.chat_template))
     local = () if settings.endpoint else ("name", "adapter")
     named = {key: _held(name) for key in (*local, "tokenizer") if (name := getattr(found, key))}
     told = found.model_dump(exclude={"endpoint", "tokenizer"}) | named | {"chat_template": template}

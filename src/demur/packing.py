@@ -20,11 +20,11 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import is_flash_attn_2_available
 
-from demur import chat, models, progress
+from demur import models, progress, supervision
 from demur.batches import Deal, alike, even
-from demur.chat import IGNORE, Row
 from demur.errors import UserError
 from demur.fitting import Fit
+from demur.supervision import IGNORE, Row
 
 Layout = Callable[[Sequence[Row]], dict[str, Tensor]]  # how the rows of a pass become tensors
 DOCUMENTS = "demur_documents"
@@ -34,7 +34,8 @@ FLASH = "flash_attention_2"
 def pack(rows: Sequence[Row]) -> dict[str, Tensor]:
     """[1, tokens] tensors: input_ids, position_ids, labels, avoid and row, the number of each's.
 
-    ``ends`` [rows + 1] is where rows end, from 0 on, and ``transition`` [rows] as in chat.collate.
+    ``ends`` [rows + 1] is where rows end, from 0 on, and ``transition`` [rows] as in
+    `supervision.collate`.
     """
 
     def told(name: str) -> Tensor:  # a row's first token has nothing before it to predict it
@@ -95,7 +96,7 @@ def layout(attention: str | None, pad: int, size: int) -> tuple[Layout, Deal]:
     """How ``size`` rows become the tensors of a pass, and how a step's rows are dealt to passes."""
     if attention:
         return pack, partial(even, size=size)
-    return partial(chat.collate, pad=pad), alike
+    return partial(supervision.collate, pad=pad), alike
 
 
 def chosen(model: Any, fit: Fit, bf16: bool) -> str | None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from demur import chat, models, progress
+from demur import chat, models, progress, supervision
 from demur.batches import Draw, Epochs
-from demur.chat import IGNORE, Row
 from demur.errors import UserError
 from demur.fitting import Fit, Train
+from demur.supervision import IGNORE, Row
 
 if TYPE_CHECKING:
     import torch
@@ -164,13 +164,13 @@ def labelled(rows: Sequence[Row], pad: int, length: int) -> dict[str, torch.Tens
     import torch
 
     before = [rows[-1], *rows[:-1]]
-    crossed = [chat.crossed_row(a, b, length) for a, b in zip(rows, before, strict=True)]
+    crossed = [supervision.crossed_row(a, b, length) for a, b in zip(rows, before, strict=True)]
     drift = {f"KL_{name}": value for name, value in _answers(crossed, pad).items()}
     return _answers(rows, pad) | drift | {"label": torch.tensor([_desirable(r) for r in rows])}
 
 
 def _answers(rows: Sequence[Row], pad: int) -> dict[str, torch.Tensor]:
-    batch = chat.collate(rows, pad)
+    batch = supervision.collate(rows, pad)
     told = (batch["labels"] != IGNORE) | (batch["avoid"] != IGNORE)
     return {
         "input_ids": batch["input_ids"],

@@ -12,12 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from demur import chat, models, pipeline, training
-from demur.chat import Row
+from demur import models, pipeline, training
 from demur.config import Run
 from demur.errors import UserError
 from demur.materials import Materials, blaming, prepare, with_safe
 from demur.records import Example
+from demur.supervision import IGNORE, Row
 
 STYLES = {
     "context": "dim",
@@ -79,7 +79,7 @@ def paint(row: Row, tokenizer: Any, marks: bool = False) -> Text:
         text.append(begin)
         for token, learn, _ in run:
             text.append(tokenizer.decode([token]), STYLES[told])
-            if learn not in (chat.IGNORE, token):
+            if learn not in (IGNORE, token):
                 text.append(f"→{tokenizer.decode([learn])}", "green")
         text.append(end)
     return text
@@ -87,9 +87,9 @@ def paint(row: Row, tokenizer: Any, marks: bool = False) -> Text:
 
 def _told(position: tuple[int, int, int]) -> str:
     _, learn, avoid = position
-    if avoid == chat.IGNORE:
-        return "context" if learn == chat.IGNORE else "learn"
-    return "avoid" if learn == chat.IGNORE else "both"
+    if avoid == IGNORE:
+        return "context" if learn == IGNORE else "learn"
+    return "avoid" if learn == IGNORE else "both"
 
 
 def _marks(told: str) -> tuple[str, str]:

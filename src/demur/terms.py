@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from demur import fused, fused_table, losses
-from demur.chat import IGNORE
 from demur.fused_walk import Kept
 from demur.losses import WATCHED
 from demur.objective import Objective
+from demur.supervision import IGNORE
 
 if TYPE_CHECKING:
     from demur.fused import Fused

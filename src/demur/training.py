@@ -24,21 +24,24 @@ from demur import (
     preference,
     processes,
     progress,
+    supervision,
     terms,
 )
 from demur.batches import Epochs, order
 from demur.draws import Draws
+from demur.encoder import Encoder
 from demur.errors import UserError
 from demur.fitting import Train
 from demur.objective import Objective
 from demur.preference import Preference
 from demur.records import Example, replace
+from demur.supervision import IGNORE, Row
 from demur.trainer import LogFile, Progress, RowTrainer
 
 
 def rows(
     examples: Iterable[Example], tokenizer: Any, train: Train, seed: int = 0, epoch: int = 0
-) -> list[chat.Row]:
+) -> list[Row]:
     """What the recipe makes of the examples in one epoch. Raises UserError if that is nothing."""
     return Drawing(examples, tokenizer, train, seed)(epoch)
 
@@ -52,11 +55,11 @@ class Drawing:
     def __init__(
         self, examples: Iterable[Example], tokenizer: Any, train: Train, seed: int
     ) -> None:
-        self.encode = chat.Encoder(tokenizer, train.fit.max_length)
+        self.encode = Encoder(tokenizer, train.fit.max_length)
         self._examples, self._train, self._seed = list(examples), train, seed
         self._page, self._vocabulary = pages.find("recipes", train.recipe), len(tokenizer)
 
-    def __call__(self, epoch: int) -> list[chat.Row]:
+    def __call__(self, epoch: int) -> list[Row]:
         places = accumulate((example.pair for example in self._examples), initial=0)
         drawn = [
             row
@@ -76,7 +79,7 @@ class Drawing:
         told = {word: found.told(self.encode.tokenizer) for word, found in words}
         return {"cut": dict(self.encode.cut)} | ({"transition": told} if told else {})
 
-    def _rows(self, example: Example, epoch: int, place: int) -> list[chat.Row]:
+    def _rows(self, example: Example, epoch: int, place: int) -> list[Row]:
         seed = f"{self._seed} rows {epoch} {example.id}"
         random = Draws(seed, place, lasting=f"{self._seed} rows {example.id}")
         made = list(self._page.rows(example, self.encode, self._train.method, random))
@@ -84,16 +87,16 @@ class Drawing:
             raise UserError(
                 f"a {self._train.recipe!r} row has no target: leave out {example.prompt[:60]!r}"
             )
-        told = {token for row in made for token in (*row.labels, *row.avoid)} - {chat.IGNORE}
+        told = {token for row in made for token in (*row.labels, *row.avoid)} - {IGNORE}
         if told and not 0 <= min(told) <= max(told) < self._vocabulary:
             raise UserError(
                 f"a {self._train.recipe!r} row has targets from {min(told)} to {max(told)}: tokens "
-                f"run from 0 to {self._vocabulary - 1}, and {chat.IGNORE} stands for none"
+                f"run from 0 to {self._vocabulary - 1}, and {IGNORE} stands for none"
             )
         return made
 
 
-def check(rows: Sequence[chat.Row], train: Train) -> None:
+def check(rows: Sequence[Row], train: Train) -> None:
     """Raises UserError where recipe, ``train.mix`` or launcher have no use for these rows."""
     target, page = _target(train), pages.find("recipes", train.recipe)
     if hasattr(page, "check_rows"):
@@ -146,7 +149,7 @@ def _row_trainer(
     pad = chat.pad_id(tokenizer)
     attention = packing.chosen(model, train.fit, arguments.bf16)
     lay, deal = packing.layout(attention, pad, train.fit.batch_size)
-    blank, per_step = chat.blank_row(pad), _rows_per_step(arguments)
+    blank, per_step = supervision.blank_row(pad), _rows_per_step(arguments)
     data = Epochs(drawing, train.fit.mix, seed, per_step, blank, deal)
     if train.fit.lora and not hasattr(model, "peft_config"):
         model = models.with_lora(model, train.fit.lora, seed)
@@ -170,7 +173,7 @@ def _row_trainer(
     )
 
 
-def _warn(encode: chat.Encoder) -> None:
+def _warn(encode: Encoder) -> None:
     if cut := [f"{number} {what}" for what, number in encode.cut.items() if number]:
         progress.say(
             f"cut to train.max_length={encode.max_length} tokens: {' and '.join(cut)}"
@@ -244,25 +247,25 @@ def _support(model: Any, tokenizer: Any, target: Objective, out: Path) -> losses
 
 
 def _reference(
-    model: Any, rows: Iterable[chat.Row], pad: int, bf16: bool
+    model: Any, rows: Iterable[Row], pad: int, bf16: bool
 ) -> dict[tuple[int, ...], float]:
     """log π_ref of each avoided answer under the starting model, taken once (for `npo`)."""
     head, device = models.head(model), next(model.parameters()).device
     decoder, found = models.bare(model.eval()).get_decoder(), {}
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for row in {row.input_ids: row for row in rows if _avoids(row)}.values():
-            batch = {k: v.to(device) for k, v in chat.collate([row], pad).items()}
+            batch = {k: v.to(device) for k, v in supervision.collate([row], pad).items()}
             hidden = decoder(input_ids=batch["input_ids"]).last_hidden_state
             found[row.input_ids] = float(terms.avoided_logprob(hidden, batch, head))
     return found
 
 
-def _avoids(row: chat.Row) -> bool:
-    return any(token != chat.IGNORE for token in row.avoid)
+def _avoids(row: Row) -> bool:
+    return any(token != IGNORE for token in row.avoid)
 
 
 def _collate(
-    rows: Sequence[chat.Row], lay: packing.Layout, reference: dict[tuple[int, ...], float] | None
+    rows: Sequence[Row], lay: packing.Layout, reference: dict[tuple[int, ...], float] | None
 ) -> dict[str, torch.Tensor]:
     batch = lay(rows)
     if reference is not None:

@@ -7,10 +7,12 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from demur import chat
+from demur import chat, supervision
 from demur.draws import Draws
+from demur.encoder import Encoder
 from demur.records import Example
 from demur.settings import Settings
+from demur.supervision import Row
 
 # DeRTa's published scripts: the first row and each third one from there without a prefix (and a
 # space too many there), the others 1 to W - 2 words long, drawn once for all epochs. Their batches
@@ -68,8 +70,8 @@ class Prefixes(Settings):
 
 
 def prefixed(
-    example: Example, safe: str, encode: chat.Encoder, settings: Prefixes, draws: Draws
-) -> Iterator[chat.Row]:
+    example: Example, safe: str, encode: Encoder, settings: Prefixes, draws: Draws
+) -> Iterator[Row]:
     """A `prefix` row, none where the unsafe answer is too short for the shortest prefix.
 
     A prefix that leaves no room for the safe answer is shortened, and counted in ``encode.cut``.
@@ -87,7 +89,7 @@ def prefixed(
     yield row
 
 
-def _longest(example: Example, encode: chat.Encoder, settings: Prefixes) -> int:
+def _longest(example: Example, encode: Encoder, settings: Prefixes) -> int:
     if not example.rejected:
         return 0
     words = settings.prefix_unit == "words"
@@ -112,22 +114,22 @@ def _length(longest: int, settings: Prefixes, draws: Draws) -> int:
     return 0 if random.random() < settings.prefix_empty else random.randint(1, longest)
 
 
-def _row(example: Example, safe: str, k: int, encode: chat.Encoder, settings: Prefixes) -> chat.Row:
+def _row(example: Example, safe: str, k: int, encode: Encoder, settings: Prefixes) -> Row:
     if not k and settings.doubled_space:
         return _joined(example, safe, [], encode)
     if not k:
         whole = encode(example.messages, safe, unfinished=example.unfinished)
-        return chat.learn_row(whole, "prefix")
+        return supervision.learn_row(whole, "prefix")
     if settings.prefix_unit == "words":
         return _joined(example, safe, _words(example)[:k], encode)
     unsafe = encode(example.messages, example.rejected or "")
     whole = encode(example.messages, safe, unfinished=example.unfinished)
     glued = settings.spaced and encode.needs_space(unsafe.answer[k - 1])
     told = encode.continued(safe) if glued else whole.answer
-    return chat.prefix_row(unsafe, k, told + whole.end)
+    return supervision.prefix_row(unsafe, k, told + whole.end)
 
 
-def _joined(example: Example, safe: str, words: Sequence[str], encode: chat.Encoder) -> chat.Row:
+def _joined(example: Example, safe: str, words: Sequence[str], encode: Encoder) -> Row:
     """Words and the safe answer as one text, of which the tokens after the words are learnt."""
     prefix = " ".join(words)
     room = None if words else encode.max_length
@@ -135,4 +137,4 @@ def _joined(example: Example, safe: str, words: Sequence[str], encode: chat.Enco
     before = chat.prompt_ids(encode.tokenizer, example.messages, prefix or " ")
     seen = max(0, len(before) - len(whole.context))
     end = () if example.unfinished else whole.end
-    return chat.prefix_row(whole, seen, whole.answer[seen:] + end)
+    return supervision.prefix_row(whole, seen, whole.answer[seen:] + end)

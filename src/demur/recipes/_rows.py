@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from demur import chat
+from demur import supervision
+from demur.encoder import Encoder
 from demur.errors import UserError
 from demur.records import Example
+from demur.supervision import Row
 
 # A row's kind is what `train.mix` gives a share of the batch to.
 KINDS = {"everyday": "learn", "lookalike": "lookalike", "harmful": "safe"}
 
 
-def learned(example: Example, encode: chat.Encoder, safe: bool = False) -> Iterator[chat.Row]:
+def learned(example: Example, encode: Encoder, safe: bool = False) -> Iterator[Row]:
     """`learn` and `lookalike` for harmless answers; if wanted `safe` for safe ones to the rest.
 
     Raises UserError for an answer that is to be learnt and is the unsafe one as well.
@@ -20,13 +22,13 @@ def learned(example: Example, encode: chat.Encoder, safe: bool = False) -> Itera
     if example.chosen is not None and (safe or example.kind != "harmful"):
         differing(example)
         turn = encode(example.messages, example.chosen, unfinished=example.unfinished)
-        yield chat.learn_row(turn, KINDS[example.kind])
+        yield supervision.learn_row(turn, KINDS[example.kind])
 
 
-def avoided(example: Example, encode: chat.Encoder) -> Iterator[chat.Row]:
+def avoided(example: Example, encode: Encoder) -> Iterator[Row]:
     """`avoid` for an unsafe answer."""
     if example.rejected is not None:
-        yield chat.avoid_row(encode(example.messages, example.rejected), encode.special)
+        yield supervision.avoid_row(encode(example.messages, example.rejected), encode.special)
 
 
 def check(example: Example) -> None:
@@ -47,7 +49,7 @@ def differing(example: Example) -> None:
         raise UserError(f"safe and unsafe answer are the same text for {example.prompt[:50]!r}")
 
 
-def need_safe(rows: Sequence[chat.Row], who: str) -> None:
+def need_safe(rows: Sequence[Row], who: str) -> None:
     """Raises UserError where ``who`` is to learn safe answers and none is there."""
     if not any(row.kind == KINDS["harmful"] for row in rows):
         raise UserError(

@@ -27,14 +27,17 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from demur import chat
+from demur import chat, supervision
 from demur.draws import Draws
+from demur.encoder import Encoder
 from demur.errors import UserError
 from demur.objective import Avoidance, Objective, of
 from demur.recipes._aligned import align
 from demur.recipes._prefixes import REFERENCE, REFERENCE_FULL, Prefixes, prefixed
 from demur.recipes._rows import check, learned
 from demur.records import Example
+from demur.supervision import IGNORE, Row
+from demur.transitions import Transition
 
 _REFERENCE = {"align_openings": False, "end_slot": True}
 PRESETS: dict[str, dict[str, Any]] = {
@@ -96,9 +99,7 @@ class Settings(Prefixes, Objective):
         return self
 
 
-def rows(
-    example: Example, encode: chat.Encoder, settings: Settings, random: Draws
-) -> Iterator[chat.Row]:
+def rows(example: Example, encode: Encoder, settings: Settings, random: Draws) -> Iterator[Row]:
     """`learn` for ordinary answers, `prefix` and `transition` rows for pairs.
 
     A harmful prompt to which the model gave no unsafe answer becomes a prefix row without prefix;
@@ -115,31 +116,29 @@ def rows(
 
 
 def _prefixes(
-    example: Example, encode: chat.Encoder, settings: Settings, random: Draws
-) -> Iterator[chat.Row]:
+    example: Example, encode: Encoder, settings: Settings, random: Draws
+) -> Iterator[Row]:
     check(example)
     safe = align(example.chosen or "", settings.transition, settings.align_openings)
     if settings.prefix:
         yield from prefixed(example, safe, encode, settings, random)
 
 
-def _transitions(
-    unsafe: chat.Turn, encode: chat.Encoder, settings: Settings, random: Draws
-) -> chat.Row:
+def _transitions(unsafe: chat.Turn, encode: Encoder, settings: Settings, random: Draws) -> Row:
     word = _word(encode, settings)
     after = [word.spaced if encode.needs_space(t) else word.bare for t in unsafe.answer]
     taught = [word.opening, *after] if settings.spaced else [word.bare] * (len(after) + 1)
     *targets, at_end = taught
     *keep, keep_end = [random.random() < settings.transitions_kept for _ in taught]
     keep[random.randrange(len(keep))] = True  # a short answer keeps one, so no row is empty
-    end = at_end if settings.end_slot and keep_end else chat.IGNORE
+    end = at_end if settings.end_slot and keep_end else IGNORE
     special = encode.special if settings.lambda_ else None
-    return chat.transition_row(unsafe, targets, keep, special, end)
+    return supervision.transition_row(unsafe, targets, keep, special, end)
 
 
-def _word(encode: chat.Encoder, settings: Settings) -> chat.Transition:
+def _word(encode: Encoder, settings: Settings) -> Transition:
     try:
-        return chat.transition(encode, settings.transition, settings.spaced)
+        return encode.transition(settings.transition, settings.spaced)
     except UserError as error:
         if settings.transition != PRESETS["paper"]["transition"]:
             raise

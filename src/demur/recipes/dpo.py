@@ -19,11 +19,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from demur import chat
+from demur import supervision
+from demur.encoder import Encoder
 from demur.preference import Preference
 from demur.recipes._rows import check
 from demur.records import Example
 from demur.settings import Settings as Base
+from demur.supervision import Row
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -46,9 +48,7 @@ class Settings(Base):
     )
 
 
-def rows(
-    example: Example, encode: chat.Encoder, settings: Settings, random: Random
-) -> Iterator[chat.Row]:
+def rows(example: Example, encode: Encoder, settings: Settings, random: Random) -> Iterator[Row]:
     """`chosen` and `rejected`, the two rows of a pair; nothing without an answer to reject.
 
     Raises UserError for a rejected answer without a chosen one, or the same text as both.
@@ -57,9 +57,9 @@ def rows(
         return
     check(example)
     chosen = encode(example.messages, example.chosen or "", unfinished=example.unfinished)
-    yield chat.learn_row(chosen, "chosen")
+    yield supervision.learn_row(chosen, "chosen")
     rejected = encode(example.messages, example.rejected)
-    yield chat.avoid_row(rejected, encode.special, "rejected")
+    yield supervision.avoid_row(rejected, encode.special, "rejected")
 
 
 def objective(settings: Settings) -> Preference:

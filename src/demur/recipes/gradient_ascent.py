@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from demur import chat
+from demur.encoder import Encoder
 from demur.objective import Braked, Objective, of
 from demur.recipes._rows import avoided, learned
 from demur.records import Example
+from demur.supervision import Row
 
 PRESETS: dict[str, dict[str, Any]] = {}
 
@@ -23,9 +24,7 @@ class Settings(Braked):
     """The weight, and the brakes that the method itself lacks."""
 
 
-def rows(
-    example: Example, encode: chat.Encoder, settings: Settings, random: Random
-) -> Iterator[chat.Row]:
+def rows(example: Example, encode: Encoder, settings: Settings, random: Random) -> Iterator[Row]:
     """`learn` for ordinary answers, `avoid` for unsafe ones."""
     yield from learned(example, encode)
     yield from avoided(example, encode)

@@ -17,11 +17,12 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveFloat
 
-from demur import chat
+from demur.encoder import Encoder
 from demur.preference import Preference
 from demur.recipes._rows import avoided, learned
 from demur.records import Example
 from demur.settings import Settings as Base
+from demur.supervision import Row
 
 PRESETS: dict[str, dict[str, Any]] = {}
 
@@ -39,9 +40,7 @@ class Settings(Base):
     )
 
 
-def rows(
-    example: Example, encode: chat.Encoder, settings: Settings, random: Random
-) -> Iterator[chat.Row]:
+def rows(example: Example, encode: Encoder, settings: Settings, random: Random) -> Iterator[Row]:
     """`learn`, `lookalike` and `safe` for good answers, `avoid` for unsafe ones.
 
     Raises UserError for the same text as both.

@@ -14,10 +14,11 @@ from typing import Any
 
 from pydantic import Field
 
-from demur import chat
+from demur.encoder import Encoder
 from demur.objective import Objective, Weighted, of
 from demur.recipes._rows import avoided, learned
 from demur.records import Example
+from demur.supervision import Row
 
 PRESETS: dict[str, dict[str, Any]] = {}
 
@@ -28,9 +29,7 @@ class Settings(Weighted):
     beta: float = Field(0.1, gt=0, description="inverse temperature")
 
 
-def rows(
-    example: Example, encode: chat.Encoder, settings: Settings, random: Random
-) -> Iterator[chat.Row]:
+def rows(example: Example, encode: Encoder, settings: Settings, random: Random) -> Iterator[Row]:
     """`learn` for ordinary answers, `avoid` for unsafe ones."""
     yield from learned(example, encode)
     yield from avoided(example, encode)

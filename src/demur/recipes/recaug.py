@@ -12,12 +12,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from demur import chat
 from demur.draws import Draws
+from demur.encoder import Encoder
 from demur.objective import Objective
 from demur.recipes._prefixes import REFERENCE, REFERENCE_FULL, Prefixes, prefixed
 from demur.recipes._rows import check, learned
 from demur.records import Example
+from demur.supervision import Row
 
 PRESETS: dict[str, dict[str, Any]] = {
     "qi": {"prefix_empty": 0.5, "prefix_max": 100},
@@ -30,9 +31,7 @@ class Settings(Prefixes):
     """How long the prefixes are."""
 
 
-def rows(
-    example: Example, encode: chat.Encoder, settings: Settings, random: Draws
-) -> Iterator[chat.Row]:
+def rows(example: Example, encode: Encoder, settings: Settings, random: Draws) -> Iterator[Row]:
     """`learn` for ordinary answers, `prefix` for safe answers to harmful prompts.
 
     Raises UserError for an unsafe answer without a safe one, or the same text as both.

@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from random import Random
 from typing import Any
 
-from demur import chat
+from demur.encoder import Encoder
 from demur.objective import Objective
 from demur.recipes._rows import learned
 from demur.records import Example
 from demur.settings import Settings as Base
+from demur.supervision import Row
 
 PRESETS: dict[str, dict[str, Any]] = {}
 
@@ -25,9 +26,7 @@ class Settings(Base):
     """Plain fine-tuning has no settings of its own."""
 
 
-def rows(
-    example: Example, encode: chat.Encoder, settings: Settings, random: Random
-) -> Iterator[chat.Row]:
+def rows(example: Example, encode: Encoder, settings: Settings, random: Random) -> Iterator[Row]:
     """A `learn` row for every ordinary answer."""
     return learned(example, encode)
 

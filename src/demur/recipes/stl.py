@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
-from demur import chat
+from demur.encoder import Encoder
 from demur.objective import Objective
 from demur.recipes._rows import learned, need_safe
 from demur.records import Example
 from demur.settings import Settings as Base
+from demur.supervision import Row
 
 PRESETS: dict[str, dict[str, Any]] = {}
 
@@ -25,14 +26,12 @@ class Settings(Base):
     """Safety tuning has no settings of its own."""
 
 
-def rows(
-    example: Example, encode: chat.Encoder, settings: Settings, random: Random
-) -> Iterator[chat.Row]:
+def rows(example: Example, encode: Encoder, settings: Settings, random: Random) -> Iterator[Row]:
     """`learn` rows for ordinary answers, `safe` rows for safe ones."""
     return learned(example, encode, safe=True)
 
 
-def check_rows(rows: Sequence[chat.Row], settings: Settings) -> None:
+def check_rows(rows: Sequence[Row], settings: Settings) -> None:
     """Raises UserError without a safe answer: it would be `sft`."""
     need_safe(rows, "recipe 'stl'")
 

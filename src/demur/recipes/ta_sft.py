@@ -14,10 +14,11 @@ from random import Random
 
 from pydantic import Field
 
-from demur import chat
+from demur.encoder import Encoder
 from demur.objective import Avoidance, Objective, of
 from demur.recipes._rows import avoided, learned, need_safe
 from demur.records import Example
+from demur.supervision import Row
 
 # As published: nothing stops the term, and no safe answer is learnt.
 PRESETS = {"paper": {"term": "emd", "gate": None, "margin": None, "safe": False}}
@@ -29,15 +30,13 @@ class Settings(Avoidance):
     safe: bool = Field(False, description="learn the safe answers to harmful prompts as well")
 
 
-def rows(
-    example: Example, encode: chat.Encoder, settings: Settings, random: Random
-) -> Iterator[chat.Row]:
+def rows(example: Example, encode: Encoder, settings: Settings, random: Random) -> Iterator[Row]:
     """`learn` for ordinary answers, `avoid` for unsafe ones, `safe` for safe ones if wanted."""
     yield from learned(example, encode, settings.safe)
     yield from avoided(example, encode)
 
 
-def check_rows(rows: Sequence[chat.Row], settings: Settings) -> None:
+def check_rows(rows: Sequence[Row], settings: Settings) -> None:
     """Raises UserError where safe answers are wanted and none is there."""
     if settings.safe:
         need_safe(rows, "train.safe=true")
