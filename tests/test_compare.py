@@ -232,6 +232,16 @@ def test_what_moves_no_answer_is_no_difference(tmp_path: Path) -> None:
     assert compared(a, b)["models"]["b"]["against_first"]
 
 
+def test_how_many_a_judge_loaded_here_reads_at_a_time_is_no_difference(tmp_path: Path) -> None:
+    local = {"model": {"name": "m"}, "max_new_tokens": 64}
+    one, two = (judges(local=local | {"batch_size": size}) for size in (1, 8))
+    a = evaluated(tmp_path / "a", 2, judges=one)
+    assert compared(a, evaluated(tmp_path / "b", 9, judges=two))["models"]["b"]["against_first"]
+    other = evaluated(tmp_path / "c", 9, judges=judges(local=local | {"max_new_tokens": 8}))
+    with pytest.raises(UserError, match="judge 'llm' has local"):
+        compared(a, other)
+
+
 def test_other_questions_and_other_versions_are_refused(tmp_path: Path) -> None:
     a = evaluated(tmp_path / "a", 2)
     asked, tried = harmful(12)

@@ -16,6 +16,7 @@ from demur.errors import UserError
 from demur.measures import Likelihood
 from demur.records import Attempt, Behavior, Completion, Verdict
 from demur.settings import Model, Page
+from endpoint import Answer, Body, serve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -298,6 +299,32 @@ def test_other_judges_are_asked_of_a_finished_evaluation_without_its_model(
     assert contents(out) == old
 
 
+def test_a_more_patient_judge_is_the_same_judge(
+    whole: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("SOME_KEY", "k")
+    monkeypatch.delattr(models, "load")
+    out = Path(shutil.copytree(whole, tmp_path / "out"))
+
+    def fine(body: Body) -> Answer:
+        return {"results": [{"flagged": False, "category_scores": {"violence": 0.1}}]}
+
+    def asks(**more: Any) -> int:
+        """How often the judge is asked by an evaluation with it under these settings."""
+        heard.bodies.clear()
+        served = Page(name="moderation", settings={"base_url": heard.url, "model": "m", **more})
+        evaluate.evaluate(model, BEHAVIORS, change(judges=(*SETTINGS.judges, served)), out)
+        return len(heard.bodies)
+
+    with serve(fine) as heard:
+        first = asks()
+        patient = {"timeout": 9, "retries": 1, "pause": 0, "concurrency": 2}
+        assert first > 0 == asks(**patient, api_key_env="SOME_KEY")
+        assert asks(threshold=0.05) == first, "what can change a verdict makes it another judge"
+    assert rejudging.ANSWERED in manifest.read(out)
+
+
 def test_a_judge_that_failed_takes_no_answers_with_it(
     whole: Path, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,3 +370,17 @@ def test_a_file_that_an_attack_reads_belongs_to_what_was_measured(
     templates.write_text('{"name": "a", "text": "Kindly: {question}"}\n')
     with pytest.raises(UserError, match=r"files\..*templates\.jsonl"):
         evaluate.evaluate(model, BEHAVIORS[:2], chosen, out)
+
+
+def test_what_a_request_says_belongs_to_what_was_measured_and_patience_does_not() -> None:
+    local = {"model": {"name": "m"}, "batch_size": 2, "max_new_tokens": 9}
+    served = {"model": "m", "timeout": 5, "extra": {"timeout": 5}}
+    given = {"judges": [{"llm": {"local": local}}], "endpoint": served, "retries": 0}
+    wanted = {
+        "judges": [{"llm": {"local": {"model": {"name": "m"}, "max_new_tokens": 9}}}],
+        "endpoint": {"model": "m", "extra": {"timeout": 5}},
+    }
+    told = change(attacks=(Page(name="pair", settings=given),)).identity()
+    assert told["attacks"] == [{"name": "pair", "settings": wanted, "sources": []}]
+    assert told["decoding"] == {"max_new_tokens": 8, "batch_size": 4}
+    assert not {"primary", "max_unscored"} & told.keys()

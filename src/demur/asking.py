@@ -79,6 +79,21 @@ class Drifting(Settings):
     limit: int | None = Field(50, gt=0, description="answers of each scenario and kind; null: all")
 
 
+READING = {"max_unscored", "primary"}  # how verdicts are read, which makes them no others
+# What moves no answer and no verdict: how many at once, and how patiently they are asked for.
+HOW = {"batch_size", "api_key_env", "timeout", "retries", "pause", "concurrency"}
+
+
+def moving(settings: Any) -> Any:
+    """Settings, plain and at any depth, without `HOW`; what a request says (`extra`) stays whole."""
+    if isinstance(settings, Mapping):
+        kept = {key: value for key, value in settings.items() if key not in HOW}
+        return {key: value if key == "extra" else moving(value) for key, value in kept.items()}
+    if isinstance(settings, list | tuple):
+        return [moving(each) for each in settings]
+    return settings
+
+
 ALWAYS = ("refusal", "broken")  # judges without which no report can be made
 SILENT = ("broken", "exact")  # judges that say nothing of harm
 
@@ -137,3 +152,8 @@ class Evaluate(Settings):
                 "add it there, or choose one of them"
             )
         return spoken_as(primary)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this evaluation from another, of attacks and judges what can move them."""
+        told = self.model_dump(mode="json", exclude=READING)
+        return told | {pages: moving(told[pages]) for pages in ("attacks", "judges")}

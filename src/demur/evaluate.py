@@ -17,7 +17,6 @@ from demur.settings import Model, Page, page_settings
 if TYPE_CHECKING:
     from demur.drift import Trace
 
-READING = {"max_unscored", "primary"}  # how verdicts are read, which makes them no others
 AT_ONCE = 50  # verdicts kept together: what a judge that is killed has to say again
 
 
@@ -47,7 +46,7 @@ def evaluate(
     inputs = {
         "model": models.identity(model),
         "behaviors": manifest.of(behaviors),
-        "evaluate": settings.model_dump(mode="json", exclude=READING),
+        "evaluate": settings.identity(),
         "seed": seed,
     }
     if start is not None:

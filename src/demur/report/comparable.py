@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from demur import manifest, pages
+from demur.asking import moving
 from demur.errors import UserError
 from demur.measures import Evaluation
-
-# What moves no answer and no verdict: how many at once, and how patiently they are asked for.
-HOW = {"batch_size", "api_key_env", "timeout", "retries", "pause", "concurrency"}
 
 
 def refuse(evaluations: Mapping[str, Evaluation]) -> None:
@@ -47,7 +45,7 @@ def _questions(one: Evaluation, two: Evaluation) -> list[str]:
 
 
 def _decoding(one: Evaluation, two: Evaluation) -> list[str]:
-    old, new = (_matters(_evaluate(e).get("decoding") or {}) for e in (one, two))
+    old, new = (moving(_evaluate(e).get("decoding") or {}) for e in (one, two))
     if not (old and new):  # the manifest of a folder not made by demur need not say
         return []
     return _told("decoding", old, new)
@@ -60,7 +58,7 @@ def _settings(one: Evaluation, two: Evaluation) -> list[str]:
         old, new = (_pages(_evaluate(e).get(folder)) for e in (one, two))
         for name in old.keys() & new.keys():
             if old[name] != new[name]:
-                full = (_matters(_defaults(folder, name) | side[name]) for side in (old, new))
+                full = (moving(_defaults(folder, name) | side[name]) for side in (old, new))
                 found += _told(f"{folder.removesuffix('s')} {name!r}", *full)
     return sorted(found)
 
@@ -92,7 +90,3 @@ def _defaults(folder: str, name: str) -> dict[str, Any]:
     """A page's own defaults: to leave one out is to choose it."""
     fields = pages.find(folder, name.partition(" ")[0]).Settings.model_fields
     return {key: field.default for key, field in fields.items() if not field.is_required()}
-
-
-def _matters(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if key not in HOW}
