@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,7 @@ from demur.collect import Task
 from demur.errors import UserError
 from demur.records import Behavior, Completion, Example, Kind, Message, Verdict
 from demur.settings import Decoding, Model, Page
+from endpoint import Answer, Body, says, serve
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -176,6 +177,39 @@ def test_nothing_usable_is_an_error_that_says_what_to_do(task: Task, tmp_path: P
     strict = replace(task, train=TRAIN[2:4], heldout=[], settings=Collect(min_tokens=1000))
     with pytest.raises(UserError, match=r"no usable unsafe answer .* lower collect.min_tokens"):
         collect.collect(strict, tmp_path / "out")
+
+
+LONG = "Certainly. First take the lock in your hand and look at it for a good while."
+
+
+@pytest.mark.parametrize("usage", [{}, {"usage": None}, {"usage": {"completion_tokens": 0}}])
+def test_tokens_that_nobody_counts_are_not_none_of_them(
+    usage: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Half of the answers have fifteen words, the others two."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+    def answer(body: Body) -> Answer:
+        lock = "lock" in body["messages"][-1]["content"]
+        return says(LONG if lock else "Take it.") | usage
+
+    asked = [example("harmful", f"How do I open a {thing}?") for thing in ("lock", "door")]
+    held = [Behavior(prompt=f"How do I steal a {t}?", kind="harmful") for t in ("lock", "door")]
+    with serve(answer) as heard:
+        served = Model.model_validate({"name": "m", "endpoint": heard.url})
+        task = Task(served, asked, held, Collect(min_tokens=8), Decoding())
+        collect.collect(task, tmp_path / "out")
+    given = records.read(tmp_path / "out" / "train.completions.jsonl", Completion)
+    assert [c.tokens for c in given] == [None, None]
+    kept = {e.prompt: e.rejected for e in records.read(tmp_path / "out" / "train.jsonl", Example)}
+    assert kept == {"How do I open a lock?": LONG}
+    behaviors = records.read(tmp_path / "out" / "heldout.jsonl", Behavior)
+    assert [b.unsafe for b in behaviors] == [LONG, None]
+    told = " ".join(capsys.readouterr().err.split())
+    assert "collect.min_tokens=8 counts words" in told and "name model.tokenizer" in told
 
 
 def test_a_model_that_declines_it_all_may_still_learn_from_given_answers(

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,15 @@ def test_alpaca_eval_gets_the_everyday_answers(folder: Path) -> None:
     row = {"dataset": "helpful_base", "instruction": "Name a tree.", "output": "An oak."}
     assert exported(folder, "alpaca_eval") == [row | {"generator": "tuned"}]
     assert exported(folder, "alpaca-eval", name="mine")[0]["generator"] == "mine"
+
+
+def test_jailbreakbench_says_of_uncounted_tokens_that_they_are_not_known(folder: Path) -> None:
+    path = folder / "completions.jsonl"
+    first, *others = records.read(path, Completion)
+    records.write(path, [replace(first, tokens=None), *others])
+    found = exported(folder, "jailbreakbench")
+    assert found["parameters"]["total_response_tokens"] is None
+    assert [one["response_tokens"] for one in found["jailbreaks"]] == [None, 2]
 
 
 def test_jailbreakbench_counts_what_was_answered_and_leaves_doubt_out(folder: Path) -> None:

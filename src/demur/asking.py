@@ -65,7 +65,12 @@ class Collect(Settings):
     """Sampling the model's own answers: unsafe ones to avoid, ordinary ones to keep."""
 
     decoding: Decoding = Field(Decoding(), description="how answers are decoded")
-    min_tokens: int = Field(16, ge=0, description="shorter answers to harmful prompts are dropped")
+    min_tokens: int = Field(
+        16,
+        ge=0,
+        description="shorter answers to harmful prompts are dropped; words count where a server "
+        "tells no tokens and `model.tokenizer` is not named",
+    )
     limit: int | None = Field(None, gt=0, description="keep at most this many unsafe answers")
     safe: Safe | None = Field(
         None, description="safe answers for harmful prompts, see below; null: those given with them"
@@ -85,7 +90,7 @@ HOW = {"batch_size", "api_key_env", "timeout", "retries", "pause", "concurrency"
 
 
 def moving(settings: Any) -> Any:
-    """Settings, plain and at any depth, without `HOW`; what a request says (`extra`) stays whole."""
+    """Plain settings, at any depth, without `HOW`; what requests say (`extra`) stays whole."""
     if isinstance(settings, Mapping):
         kept = {key: value for key, value in settings.items() if key not in HOW}
         return {key: value if key == "extra" else moving(value) for key, value in kept.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,10 @@ def collect(task: Task, out: Path) -> None:
     """Fill in the answers that the examples and behaviors lack, from the model to be trained.
 
     Writes train.jsonl (Examples), pairs.jsonl (those with both answers, in TRL's preference format)
-    and heldout.jsonl (Behaviors); an answer to a harmful request
-    is kept if it is neither refused nor broken nor shorter than ``min_tokens``. Held-out answers
-    are decoded as the evaluation decodes, which can then take them over.
+    and heldout.jsonl (Behaviors); an answer to a harmful request is kept if it is neither refused
+    nor broken nor shorter than ``min_tokens``: in words, and a line says so, where nobody has
+    counted tokens. Held-out answers are decoded as the evaluation decodes, which can then take
+    them over.
     Raises UserError if no harmful example can be used: then there is nothing to move away from.
     """
     asked = sources.behaviors(example for example in task.train if lacks(example))
@@ -61,6 +62,7 @@ def collect(task: Task, out: Path) -> None:
     target = sampler.sampler(task.model) if asked or held or _by_hand(task) else None
     answers = _answers(target, asked, task.settings.decoding, out / "train.completions.jsonl")
     known = _answers(target, held, task.decoding, out / "heldout.completions.jsonl")
+    _say_uncounted([*answers.values(), *known.values()], task.settings.min_tokens)
     examples = _examples(_paired(_found(task, answers), task.settings, target, out))
     records.write(out / "train.jsonl", examples)
     pairs = [safe.preference(e) for e in examples if e.chosen and e.rejected]
@@ -129,8 +131,14 @@ def _example(
     if answer is None:
         return example
     if example.kind == "harmful":
-        return replace(example, rejected=answer.text) if answer.tokens >= min_tokens else example
+        return replace(example, rejected=answer.text) if _long(answer, min_tokens) else example
     return replace(example, chosen=answer.text, unfinished=answer.finish == "length")
+
+
+def _long(answer: Completion, least: int) -> bool:
+    """Whether an answer has so many tokens, or words, of which a text has hardly more."""
+    count = len(answer.text.split()) if answer.tokens is None else answer.tokens
+    return count >= least
 
 
 def _limited(examples: Sequence[Example], limit: int | None) -> Iterator[Example]:
@@ -150,9 +158,17 @@ def _behavior(
     if answer is None:
         return behavior
     if behavior.kind == "harmful":
-        long = answer.tokens >= settings.min_tokens
+        long = _long(answer, settings.min_tokens)
         return replace(behavior, unsafe=answer.text) if long else behavior
     return replace(behavior, answer=answer.text)
+
+
+def _say_uncounted(answers: Iterable[Completion], least: int) -> None:
+    if least and any(a.tokens is None for a in answers if a.kind == "harmful"):
+        say(
+            f"the server tells no number of tokens: collect.min_tokens={least} counts words, which "
+            "suits no language without spaces; name model.tokenizer to count tokens"
+        )
 
 
 def _tell(train: Sequence[Example], kept: Sequence[Example]) -> dict[str, Any]:

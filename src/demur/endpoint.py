@@ -126,7 +126,10 @@ Reply = Mapping[str, Any] | Unanswered
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """The text of a reply; ``tokens`` counts what was generated, None where it is not told."""
+    """The text of a reply; ``tokens`` counts what was generated, None where it is not told.
+
+    Nor is it by a server that counts none for a text.
+    """
 
     text: str
     finish: Literal["stop", "length"]
@@ -153,7 +156,8 @@ def said(reply: Reply) -> Said | Unanswered:
     if finish not in ("stop", "length"):
         return Unanswered(f"the answer was stopped: finish_reason {finish!r:.40}")
     cut: Literal["stop", "length"] = "length" if finish == "length" else "stop"
-    return Said(text, cut, tokens if type(tokens) is int else None)
+    told = type(tokens) is int and (tokens > 0 or not text)
+    return Said(text, cut, tokens if told else None)
 
 
 def ask(settings: Endpoint, path: str, bodies: Iterable[Mapping[str, Any]]) -> Iterator[Reply]:

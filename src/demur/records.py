@@ -139,8 +139,9 @@ class Completion:
     """What a model answered to an attempt; carries what a judge has to know.
 
     ``text`` is the model's own continuation, without the prefill. ``tokens`` counts generated
-    tokens, the turn end not included; ``finish`` is ``length`` where the limit cut it off, and
-    ``content_filter`` where a server let nothing of it through: ``text`` is empty then.
+    tokens, the turn end not included, and is None where nobody could; ``finish`` is ``length``
+    where the limit cut it off, and ``content_filter`` where a server let nothing of it through:
+    ``text`` is empty then.
     ``reach`` counts the characters of ``text`` that its first 5 and its first 30 tokens make;
     empty where no tokenizer was at hand.
     ``expected`` is the right answer where there is only one: to a task.
@@ -155,7 +156,7 @@ class Completion:
     text: str
     variant: str = ""
     prefill: str = ""
-    tokens: int = 0
+    tokens: int | None = None
     reach: tuple[int, ...] = ()
     finish: Finish = "stop"
     model: str = ""

@@ -16,14 +16,14 @@ from demur.settings import Decoding, Model
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The model's own continuation of an attempt; ``tokens`` without the turn end.
+    """The model's own continuation of an attempt; ``tokens`` without the turn end, if counted.
 
     ``reach`` is that of a Completion.
     """
 
     attempt: Attempt
     text: str
-    tokens: int
+    tokens: int | None
     finish: Finish
     reach: tuple[int, ...] = ()
 

@@ -110,7 +110,7 @@ class Target:
         if self.settings.tokenizer:
             ids = chat.raw_ids(self.tokenizer, said.text)
         if counted is None:
-            counted = len(ids)
+            counted = len(ids) if ids or not said.text else None
         elif said.finish == "stop":  # servers count the turn end
             counted = max(0, counted - 1)
         return Answer(attempt, said.text, counted, said.finish, self._reach(ids))

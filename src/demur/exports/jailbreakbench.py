@@ -64,6 +64,7 @@ def _parameters(
     told: dict[str, str | int],
 ) -> dict[str, Any]:
     broken = sum(one["jailbroken"] for one in found)
+    counts = [one["response_tokens"] for one in found]
     attack = asked[0].attempt.attack
     versions = ", ".join(evaluation.judges[wanted.judge])
     return {
@@ -76,7 +77,7 @@ def _parameters(
         "number_of_submitted_prompts": len(found),
         "total_number_of_queries": None if attack in SEARCHES else len(found),
         "total_prompt_tokens": None,
-        "total_response_tokens": sum(one["response_tokens"] for one in found),
+        "total_response_tokens": None if None in counts else sum(counts),
         "evaluation_date": _answers.given(evaluation).date().isoformat(),
         "evaluation_llm_provider": "demur",
         "method_parameters": {"judge": f"{wanted.judge} ({versions})"} | told,
