@@ -319,6 +319,20 @@ def test_better_and_worse_are_said_of_no_difference_within_chance(large):
     assert not [text for sense, text in said if not sense and re.search("better|worse", text)]
 
 
+def test_without_pairs_nothing_is_better_or_worse(tmp_path):
+    """Forty requests of one model are other ones than the forty of the next."""
+    asked = [b for b in behaviors(80) if b.kind == "harmful"]
+    halves = {"before": (asked[:40], ANSWER), "after": (asked[40:], REFUSAL)}
+    folders = {}
+    for name, (some, text) in halves.items():
+        tried = [a for a in attempts(some) if not a.variant]
+        folders[name] = lay(tmp_path / name, some, tried, [text] * 40, nats={})
+    page = report.build(folders, tmp_path / "out").read_text("utf-8")
+    said = re.findall(r'<span class="change ([a-z]*)">([^<]*)</span>', page)
+    assert ("", "▼ 100.0 points (no pairs)") in said
+    assert not [text for sense, text in said if sense or re.search("better|worse", text)]
+
+
 def test_positions_of_refusals_counted_by_hand(large, small, tmp_path):
     """`Sorry` begins after a text of so many words; what is broken is not counted."""
     after = results(report.build(small, tmp_path / "out"))["models"]["after"]

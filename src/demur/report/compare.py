@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from demur import measures, metrics
-from demur.measures import Answer, Evaluation
+from demur.measures import Answer, Better, Evaluation
 from demur.metrics import Estimate, Flag, McNemar
 from demur.records import Kind, Label
 from demur.report import twins
@@ -31,6 +32,12 @@ class Comparison:
         """Whether chance would rarely do this: 0 is outside the interval, and McNemar agrees."""
         apart = self.difference.low > 0 or self.difference.high < 0
         return apart and (self.mcnemar is None or self.mcnemar.p < CHANCE)
+
+    def sense(self, better: Better) -> Literal["better", "worse", "within chance"]:
+        """What the difference means where ``better`` is the way a figure should go."""
+        if not self.clear:
+            return "within chance"
+        return "better" if (self.difference.value < 0) == (better == "lower") else "worse"
 
 
 def compare(before: Evaluation, after: Evaluation, primary: str) -> dict[str, Comparison]:

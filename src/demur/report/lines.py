@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from demur.measures import Better
 from demur.metrics import Estimate
 from demur.report import notes, words
 from demur.report.compare import Comparison
@@ -29,10 +30,10 @@ def _measure(found: Measured, key: str, wide: int) -> Iterator[str]:
             yield f"  {'':<{wide}}  {difference(one, told.better)}"
 
 
-def difference(one: Comparison, better: str) -> str:
+def difference(one: Comparison, better: Better) -> str:
     """ "−12.5 points [−20.1, −4.9] on 48, better; 7 only before, 1 only here, p = 0.07"."""
     size = _points(one.difference) if one.mcnemar else f"{one.difference} nats"
-    said = f"{size} on {one.n}, {_sense(one, better)}"
+    said = f"{size} on {one.n}, {one.sense(better)}"
     if not (test := one.mcnemar):
         return said
     return f"{said}; {test.b} in the first alone, {test.c} here alone, p = {test.p:.2g}"
@@ -41,12 +42,6 @@ def difference(one: Comparison, better: str) -> str:
 def _points(found: Estimate) -> str:
     value, low, high = (f"{100 * part:+.1f}" for part in (found.value, found.low, found.high))
     return f"{value} points [{low}, {high}]"
-
-
-def _sense(one: Comparison, better: str) -> str:
-    if not one.clear:
-        return "within chance"
-    return "better" if (one.difference.value < 0) == (better == "lower") else "worse"
 
 
 def _notes(found: Measured) -> Sequence[str]:

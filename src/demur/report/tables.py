@@ -15,7 +15,10 @@ from demur.report.transcripts import Group
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How a figure moved from the first model's, in words, and whether that is better."""
+    """How a figure moved from the first model's, in words, and whether that is better.
+
+    Only a comparison of pairs can say so: ``sense`` is empty without one, and within chance.
+    """
 
     text: str = ""
     sense: str = ""
@@ -115,10 +118,9 @@ def _change(before: Figure, after: Figure, found: Comparison | None) -> Change:
     by = abs(new - old)
     size = f"{100 * by:.1f} points" if isinstance(after.value, Rate) else words.number(by)
     said = f"{'▼' if new < old else '▲'} {size}"
-    sense = "better" if (new < old) == (after.better == "lower") else "worse"
-    if found and not found.clear:
-        return Change(f"{said} (within chance)")
-    return Change(f"{said}, {sense}", sense)
+    sense = found.sense(after.better) if found else "no pairs"
+    clear = found is not None and found.clear
+    return Change(f"{said}, {sense}", sense) if clear else Change(f"{said} ({sense})")
 
 
 def level(value: Rate | Estimate) -> float | None:
