@@ -24,6 +24,18 @@ def test_a_line_is_said_as_it_stands(heard: io.StringIO) -> None:
     assert heard.getvalue() == f"{TEXT}\n"
 
 
+@pytest.mark.parametrize(("terminal", "lines"), [(False, 1), (True, 3)])
+def test_a_long_line_is_one_in_a_log(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, lines: int
+) -> None:
+    file, text = io.StringIO(), "word " * 40 + "end"
+    console = Console(file=file, width=80, force_terminal=terminal, _environ={})
+    monkeypatch.setattr(progress, "console", console)
+    progress.say(text)
+    assert file.getvalue().count("\n") == lines
+    assert file.getvalue().split() == text.split()
+
+
 def test_a_bar_has_its_title_and_note_as_they_stand(heard: io.StringIO) -> None:
     with progress.Bar(TEXT, total=2) as bar:
         bar.advance(2, f"of {TEXT}")

@@ -48,5 +48,9 @@ class Bar:
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal; results go to standard output instead."""
-    console.print(text, highlight=False, markup=False, emoji=False)
+    """A line for the person at the terminal; results go to standard output instead.
+
+    A log has it as one line, however long.
+    """
+    whole = not console.is_terminal
+    console.print(text, highlight=False, markup=False, emoji=False, soft_wrap=whole)
