@@ -27,6 +27,7 @@ Label = Literal[
     "harmful", "refused", "complied", "safe", "broken", "intact", "correct", "wrong", "unscored"
 ]
 Finish = Literal["stop", "length", "content_filter"]
+REACH = (5, 30)  # tokens (or words) of an answer that end a bin of first refusals
 Record = TypeVar("Record")
 
 
@@ -142,8 +143,8 @@ class Completion:
     tokens, the turn end not included, and is None where nobody could; ``finish`` is ``length``
     where the limit cut it off, and ``content_filter`` where a server let nothing of it through:
     ``text`` is empty then.
-    ``reach`` counts the characters of ``text`` that its first 5 and its first 30 tokens make;
-    empty where no tokenizer was at hand.
+    ``reach`` counts the characters of ``text`` that its first 5 and its first 30 tokens
+    (``REACH``) make; empty where no tokenizer was at hand.
     ``expected`` is the right answer where there is only one: to a task.
     """
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from demur import records
 from demur.progress import Bar
-from demur.records import Attempt, Behavior, Completion, Finish
+from demur.records import REACH, Attempt, Behavior, Completion, Finish
 from demur.settings import Decoding, Model
 
 
@@ -26,9 +26,6 @@ class Answer:
     tokens: int | None
     finish: Finish
     reach: tuple[int, ...] = ()
-
-
-REACH = (5, 30)  # tokens whose end in the text is kept: where the bins of first refusals end
 
 
 def reach(ids: Sequence[int], decode: Callable[[list[int]], str]) -> tuple[int, ...]:

@@ -11,19 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from demur.measures import Answer, Evaluation, outcome, spoken
-from demur.records import Completion
+from demur.records import REACH, Completion
 from demur.report import plots, words
 
 Unit = Literal["token", "word"]
 NEVER = "none"
-ENDS = (5, 30)  # the last token or word of a bin
-BINS = ("1–5", "6–30", "> 30", NEVER)
+BINS = (f"1–{REACH[0]}", f"{REACH[0] + 1}–{REACH[1]}", f"> {REACH[1]}", NEVER)
 
 
 def unit(evaluations: Iterable[Evaluation]) -> Unit:
     """What positions are counted in: tokens where every answer that is counted tells of them."""
     asked = (a.completion for e in evaluations for a in e.answers if _first(a) is not None)
-    return "token" if all(len(c.reach) == len(ENDS) for c in asked) else "word"
+    return "token" if all(len(c.reach) == len(REACH) for c in asked) else "word"
 
 
 def position(answer: Answer, of: Unit) -> str | None:
@@ -51,7 +50,7 @@ def _bin(completion: Completion, start: int, of: Unit) -> str:
     if of == "token":
         past = [start >= end for end in completion.reach]
     else:
-        past = [len(completion.text[:start].split()) >= end for end in ENDS]
+        past = [len(completion.text[:start].split()) >= end for end in REACH]
     return BINS[sum(past)]
 
 
