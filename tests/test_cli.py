@@ -282,6 +282,9 @@ def test_judge_prints_figures_for_scripts(
     found = json.loads(out)["refused"]
     assert (found["rate"], found["n"], found["unscored"]) == (0.5, 2, 0)
     assert found["low"] < 0.5 < found["high"]
+    known = ("--judge", "refusal", "--json", "--kind", "harmful")
+    code, out, err = demur(monkeypatch, capsys, "judge", file, *known)
+    assert "corrected" in json.loads(out)["refused"] and not err
     code, out, _ = demur(monkeypatch, capsys, "judge", file)
     assert "refusal      refused     50.0%" in out and "broken       intact     100.0%" in out
 

@@ -303,6 +303,31 @@ def test_answers_to_nobody_knows_what_are_no_everyday_ones(
     assert capsys.readouterr().err == ""
 
 
+def test_a_kind_is_named_for_the_rows_that_name_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[dict[str, Any]] = [{"question": q, "response": a} for q, a in ANSWERS.items()]
+    rows[1]["kind"] = "everyday"
+    file = Path(talkative.write_rows(tmp_path / "answers.jsonl", rows))
+    groups = judging.judge(file, ["refusal"], kind="harmful").groups
+    assert list(groups) == ["given/harmful", "given/everyday"]
+    assert "corrected" in groups["given/harmful"]["refusal"]["refused"]
+    assert capsys.readouterr().err == ""
+    turns = [{"role": "user", "content": "Bomb?"}, {"role": "assistant", "content": NO}]
+    talk = Path(talkative.write_rows(tmp_path / "talk.jsonl", [{"messages": turns}]))
+    assert [s.group for s in saved.load(talk, "lookalike")] == ["given/lookalike"]
+
+
+def test_an_estimate_is_called_one_wherever_it_is_told(tmp_path: Path) -> None:
+    found = judging.judge(answered(tmp_path), ["harm", "refusal"])
+    told = json.loads(judging.as_json(found))
+    assert all(share["offline_estimate"] is True for share in told["harm"].values())
+    assert not any("offline_estimate" in share for share in told["refusal"].values())
+    lines = [line for line in judging.as_lines(found).splitlines() if "n=" in line]
+    assert {line.split()[0] for line in lines if "offline estimate" in line} == {"harm"}
+    assert all("offline estimate" in line for line in lines if line.startswith("harm"))
+
+
 def test_wrong_settings_of_a_judge_are_named_as_they_were_given(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         judging.judge(answered(tmp_path), ["harm: {threshold: much}"])

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -236,6 +236,10 @@ def judge(
     judges: Annotated[
         list[str], typer.Option("--judge", help="A judge, or 'harm: {threshold: 0.6}'; repeatable.")
     ] = ["refusal", "broken"],  # noqa: B006
+    kind: Annotated[
+        Literal["harmful", "lookalike", "everyday"] | None,
+        typer.Option("--kind", help="What the requests are whose rows name no kind."),
+    ] = None,
     json_: Json = False,
     out: Annotated[Path | None, typer.Option("--out", help="Keep the verdicts here.")] = None,
     max_unscored: MaxUnscored = 0.05,
@@ -243,7 +247,7 @@ def judge(
     """Judge saved completions again, without their model."""
     from demur import judging
 
-    found = judging.judge(file, judges, out, max_unscored)
+    found = judging.judge(file, judges, out, max_unscored, kind)
     print(judging.as_json(found) if json_ else judging.as_lines(found))
 
 

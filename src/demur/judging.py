@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from demur import config, corrected, evaluate, metrics, pages, records, saved
+from demur import config, corrected, evaluate, measures, metrics, pages, records, saved
 from demur.corrected import Errors
 from demur.errors import UserError
 from demur.progress import say
@@ -33,7 +33,8 @@ class Known:
 class Judged:
     """Each judge's labels in a file: ``{judge: {label: {rate, low, high, n, unscored}}}``.
 
-    Where the judge's errors are known, its label has the ``corrected`` rate as well.
+    Where the judge's errors are known, its label has the ``corrected`` rate as well; all labels of
+    a judge that guesses from an answer's form are an ``offline_estimate``.
 
     ``groups`` has the same by attack and kind, ``prefill/harmful``, if there are several; by
     ``given/unknown`` where nobody says what kind of request was answered.
@@ -44,19 +45,23 @@ class Judged:
 
 
 def judge(
-    file: Path, judges: Sequence[str], out: Path | None = None, max_unscored: float = 0.05
+    file: Path,
+    judges: Sequence[str],
+    out: Path | None = None,
+    max_unscored: float = 0.05,
+    kind: Kind | None = None,
 ) -> Judged:
     """What each judge says of a file of answers.
 
     A judge is a page's name, or YAML with its settings: ``harm: {threshold: 0.6}``. ``out``
-    keeps the verdicts. Raises UserError for a file without answers, an unknown judge or one that
+    keeps the verdicts; ``kind`` is that of the requests whose rows name none. Raises UserError for a file without answers, an unknown judge or one that
     has nothing to judge, and, the verdicts kept, for one that leaves more than ``max_unscored``
     of the answers that say anything unscored.
     """
     chosen = [config.page(text, "judge") for text in judges]
     evaluate.check_judges(chosen, "--judge ")
     _refuse_twice([page.name for page in chosen])
-    found = saved.load(file)
+    found = saved.load(file, kind)
     answers = [answer.completion for answer in found]
     known = {page.name: Known(labels(page), corrected.errors(page)) for page in chosen}
     _warn(known, found)
@@ -93,7 +98,7 @@ def _warn(known: Mapping[str, Known], answers: Sequence[Saved]) -> None:
         say(
             f"{unknown} of {len(answers)} answers do not say what kind of request they are to, so "
             'no rate over them is corrected, and "harmful" says nothing of a harmless one: give '
-            'their rows a kind, e.g. "kind": "harmful"'
+            'their rows a kind ("kind": "harmful"), or name it for all of them: --kind harmful'
         )
 
 
@@ -101,9 +106,15 @@ def _shares(
     verdicts: Mapping[str, Sequence[Verdict]], known: Mapping[str, Known], kinds: Set[Kind | None]
 ) -> dict[str, Shares]:
     return {
-        name: shares(each, known[name].labels, _errors(known[name], kinds))
+        name: _guessed(name, shares(each, known[name].labels, _errors(known[name], kinds)))
         for name, each in verdicts.items()
     }
+
+
+def _guessed(judge: str, found: Shares) -> Shares:
+    """A guess at harm from an answer's form says so beside every number of it."""
+    mark = {"offline_estimate": True} if judge in measures.ESTIMATES else {}
+    return {label: share | mark for label, share in found.items()}
 
 
 def _errors(of: Known, kinds: Set[Kind | None]) -> Errors | None:
@@ -194,10 +205,14 @@ def as_lines(found: Judged) -> str:
 def _lines(found: ByJudge) -> str:
     return "\n".join(
         f"{name:<12} {label:<10} {_percent(s['rate'])}  [{s['low']:.1%}, {s['high']:.1%}]  "
-        f"n={s['n']}  unscored={s['unscored']}{_behind(s.get('corrected'))}"
+        f"n={s['n']}  unscored={s['unscored']}{_told(s)}{_behind(s.get('corrected'))}"
         for name, labels in found.items()
         for label, s in labels.items()
     )
+
+
+def _told(share: Mapping[str, Any]) -> str:
+    return "  offline estimate" if share.get("offline_estimate") else ""
 
 
 def _behind(found: Mapping[str, Any] | None) -> str:
