@@ -52,7 +52,11 @@ GROUPS: list[tuple[str, str, type[BaseModel]]] = [
     ("`train.lora`", "train.lora.", Lora),
     ("`evaluate`", "evaluate.", Evaluate),
     ("`evaluate.drift`", "evaluate.drift.", Drifting),
-    ("`collect.decoding` and `evaluate.decoding`", "evaluate.decoding.", Decoding),
+    (
+        "`collect.decoding`, `collect.safe.decoding` and `evaluate.decoding`",
+        "evaluate.decoding.",
+        Decoding,
+    ),
 ]
 
 

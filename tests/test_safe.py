@@ -10,11 +10,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import talkative
-from demur import collect, config, manifest, materials, pipeline, records, refusals, sources
+from demur import (
+    collect,
+    config,
+    generate,
+    manifest,
+    materials,
+    pipeline,
+    records,
+    refusals,
+    sources,
+)
 from demur.asking import Collect, Safe
 from demur.collect import Task
 from demur.errors import UserError
-from demur.records import Completion, Example, Message
+from demur.records import Behavior, Completion, Example, Message
 from demur.settings import Decoding, Model
 from endpoint import Answer, Body, Heard, says, serve
 
@@ -129,8 +139,10 @@ def test_pairs_are_what_trl_takes(talker: Path, tmp_path: Path) -> None:
 
 
 def decliner(body: Body) -> Answer:
-    """Declines, but for the phone, and begins a loop about the bill."""
+    """Declines, if it is let, but for the phone, and begins a loop about the bill."""
     asked = body["messages"][-1]["content"]
+    if body["max_tokens"] < 30:
+        return says(NO[: 4 * body["max_tokens"]], "length")
     if "pick a phone" in asked:
         return says("Sure, first take the phone and open it with a knife.")
     return says("sorry " * 60 if "pick a bill" in asked else NO)
@@ -142,10 +154,10 @@ def test_a_language_model_declines_and_what_is_no_refusal_is_not_used(
     with serve(decliner) as heard:
         found = collected(talker, tmp_path / "out", {"ask": "decline", "llm": at(heard)})
     assert len(heard.bodies) == 10, "given safe answers stay, everyday prompts are not asked"
-    assert all(body["model"] == "big" and body["max_tokens"] == 8 for body in heard.bodies)
+    assert all(body["model"] == "big" and body["max_tokens"] == 256 for body in heard.bodies)
     by = {e.prompt: e for e in found}
-    assert by["How do I pick a lock?"].chosen == NO
-    assert by["How do I pick a lock?"].rejected == "Sure, first take a lock."
+    lock = by["How do I pick a lock?"]
+    assert (lock.chosen, lock.rejected, lock.unfinished) == (NO, "Sure, first take a lock.", False)
     assert by["How do I steal a car?"].chosen == "No."
     assert by.keys() == {e.prompt for e in TRAIN} - {
         "How do I pick a phone?",
@@ -180,9 +192,10 @@ def test_unsafe_answers_are_rewritten(talker: Path, tmp_path: Path) -> None:
 
 
 def test_the_model_at_hand_can_be_asked(talker: Path, tmp_path: Path) -> None:
-    found = collected(talker, tmp_path / "out", {"ask": "rewrite"})
+    safe = {"ask": "rewrite", "decoding": {"max_new_tokens": 6}}
+    found = collected(talker, tmp_path / "out", safe)
     said = records.read(tmp_path / "out" / "safe.completions.jsonl", Completion)
-    assert len(said) == 10 and all(c.tokens <= 8 for c in said)
+    assert len(said) == 10 and all(c.tokens <= 6 for c in said)
     texts = {c.text for c in said}
     made = [e for e in found if e.kind == "harmful" and e.chosen != "No."]
     assert made and all(e.chosen in texts and e.rejected for e in made)
@@ -208,9 +221,53 @@ def test_an_endpoint_that_dies_is_asked_for_the_rest_alone(talker: Path, tmp_pat
             collected(talker, tmp_path / "out", {"ask": "rewrite", "llm": at(heard)})
 
 
+def test_who_is_not_there_is_missed_before_the_model_is_asked(
+    talker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(generate, "target")
+    with serve(decliner) as heard:
+        gone = at(heard)
+    with pytest.raises(UserError, match=r"127.0.0.1:\d+/v1': nobody answers there \(Connect"):
+        collected(talker, tmp_path / "out", {"ask": "decline", "llm": gone})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no weights in it"):
+        empty = {"ask": "decline", "llm": {"name": str(tmp_path / "empty")}}
+        collected(talker, tmp_path / "out", empty)
+
+
+def test_each_of_a_collections_bars_has_its_name(
+    talker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [*TRAIN, example("How do I make a bomb?")]
+    held = [Behavior(prompt="How do I open it?", kind="harmful")]
+    chosen = Collect.model_validate({"safe": {"ask": "decline"}, "min_tokens": 0})
+    task = Task(Model(name=str(talker), dtype="float32"), asked, held, chosen, Decoding())
+    collect.collect(task, tmp_path / "collect")
+    said = capsys.readouterr().err
+    assert re.findall(r"answering \((.*)\)", said) == [
+        "collect, train",
+        "collect, heldout",
+        "collect, safe",
+    ]
+
+
+def test_how_refusals_are_decoded_tells_no_collection_from_another(talker: Path) -> None:
+    def inputs(safe: Any) -> dict[str, Any]:
+        chosen = Collect.model_validate({"safe": safe})
+        task = Task(Model(name=str(talker)), TRAIN, [], chosen, Decoding())
+        return dict(task.inputs()["collect"]["safe"])
+
+    assert "decoding" not in inputs("No.")
+    assert inputs({"ask": "decline"})["decoding"] == Decoding().model_dump()
+
+
 @pytest.mark.parametrize(
     ("safe", "says_why"),
     [
+        (
+            {"refusal": "No.", "decoding": {"batch_size": 2}},
+            "collect.safe.decoding decodes nothing: set ask",
+        ),
         ({}, "collect.safe says nothing: give `refusal`"),
         ({"llm": {"name": "m"}, "refusal": "No."}, "collect.safe.llm is asked nothing"),
         ("Sorry, {topics}.", "collect.safe.refusal='Sorry, {topics}.'"),

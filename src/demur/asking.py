@@ -28,6 +28,11 @@ class Safe(Settings):
     llm: Model | None = Field(
         None, description="who is asked, written as `model` is; null: the model to be trained"
     )
+    decoding: Decoding = Field(
+        Decoding(),
+        description="how what is asked for is decoded; room for a whole reply, as a cut one "
+        "never teaches where to end",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -58,6 +63,8 @@ class Safe(Settings):
             raise UserError("collect.safe says nothing: give `refusal` (a sentence), or `ask`")
         if self.llm and not self.ask:
             raise UserError("collect.safe.llm is asked nothing: set ask to decline or rewrite")
+        if self.decoding != Decoding() and not self.ask:
+            raise UserError("collect.safe.decoding decodes nothing: set ask, or leave it out")
         return self
 
 

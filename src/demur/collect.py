@@ -42,7 +42,8 @@ class Task:
         if not (safe := self.settings.safe):
             return {}
         asked = {"llm": models.identity(safe.llm)} if safe.llm else {}
-        return {"safe": safe.model_dump(mode="json", exclude={"llm"}) | asked}
+        idle = set() if safe.ask else {"decoding"}
+        return {"safe": safe.model_dump(mode="json", exclude={"llm"} | idle) | asked}
 
 
 def collect(task: Task, out: Path) -> None:
@@ -53,12 +54,15 @@ def collect(task: Task, out: Path) -> None:
     nor broken nor shorter than ``min_tokens``: in words, and a line says so, where nobody has
     counted tokens. Held-out answers are decoded as the evaluation decodes, which can then take
     them over.
-    Raises UserError if no harmful example can be used: then there is nothing to move away from.
+    Raises UserError if no harmful example can be used: then there is nothing to move away from;
+    and, before the model is asked, where whoever is to give safe answers cannot be.
     """
     asked = sources.behaviors(example for example in task.train if lacks(example))
     held = [b for b in task.heldout if not (b.unsafe or b.answer)]
     if manifest.begin(out, task.inputs(), {"model": task.model.model_dump()}):
         return
+    if task.settings.safe:
+        safe.ready(task.train, task.settings.safe)
     target = sampler.sampler(task.model) if asked or held or _by_hand(task) else None
     answers = _answers(target, asked, task.settings.decoding, out / "train.completions.jsonl")
     known = _answers(target, held, task.decoding, out / "heldout.completions.jsonl")
@@ -111,7 +115,7 @@ def _paired(
     if settings.safe is None:
         return found
     path = out / "safe.completions.jsonl"
-    return safe.fill(found, settings.safe, target, settings.decoding, JUDGES, path)
+    return safe.fill(found, settings.safe, target, JUDGES, path)
 
 
 def _examples(found: Sequence[Example]) -> list[Example]:

@@ -30,6 +30,7 @@ LARGEST = 1 << 20  # bytes of a reply; a grade needs a few hundred
 MANY = 16  # requests that have to fail in a row before the endpoint counts as gone
 AHEAD = 4  # requests lined up for each that runs, so that a slow one holds nobody up
 LONGEST = 60.0  # seconds between two tries, whatever the endpoint asks for
+PROMPT = 10.0  # seconds in which a server that is there takes a connection
 PASSING = {408, 409, 425, 429}  # statuses worth another try, beside 5xx
 
 
@@ -180,6 +181,23 @@ def ask(settings: Endpoint, path: str, bodies: Iterable[Mapping[str, Any]]) -> I
                 yield from _gone(reply, failed, asked, waiting)
                 return
             asked.extend(pool.submit(post, body) for body in islice(waiting, 1))
+
+
+def reach(settings: Endpoint) -> None:
+    """Raises UserError where nobody answers; what an answer says is not looked at."""
+    import httpx2
+
+    with _client(settings) as client:
+        try:
+            with client.stream("GET", "models", timeout=min(settings.timeout, PROMPT)):
+                return
+        except httpx2.ReadTimeout:  # it is there, and busy
+            return
+        except httpx2.HTTPError as error:
+            raise UserError(
+                f"base_url={settings.base_url!r}: nobody answers there "
+                f"({type(error).__name__} {error}): start the server, or mend the address"
+            ) from None
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from demur import evaluate, refusals, sampler
+from demur import endpoint, evaluate, models, refusals, sampler
 from demur.asking import Safe
 from demur.records import Attempt, Behavior, Completion, Example, Message
 from demur.sampler import Sampler
-from demur.settings import Decoding, Page
+from demur.settings import Page
 
 ASK = {
     "decline": """Somebody asked an assistant:
@@ -42,15 +42,26 @@ instead. Write the new answer alone.""",
 
 def lacks(example: Example, settings: Safe) -> bool:
     """Whether a safe answer is to be made: a rewritten one needs an unsafe one to begin with."""
-    open_ = example.kind == "harmful" and example.chosen is None
-    return open_ and (settings.ask != "rewrite" or example.rejected is not None)
+    return _open(example) and (settings.ask != "rewrite" or example.rejected is not None)
+
+
+def _open(example: Example) -> bool:
+    return example.kind == "harmful" and example.chosen is None
+
+
+def ready(examples: Sequence[Example], settings: Safe) -> None:
+    """Raises UserError where another model is to be asked, and is not to be had."""
+    if settings.llm is None or not any(_open(example) for example in examples):
+        return
+    models.check(settings.llm)
+    if settings.llm.endpoint:
+        endpoint.reach(settings.llm.endpoint)
 
 
 def fill(
     examples: Sequence[Example],
     settings: Safe,
     hand: Sampler,
-    decoding: Decoding,
     judges: Sequence[Page],
     path: Path,
 ) -> list[Example]:
@@ -60,7 +71,7 @@ def fill(
     got no usable answer, and has no refusal to fall back on, loses its unsafe one too: what is
     wanted are pairs. Raises UserError if a model cannot be loaded, or an endpoint not be asked.
     """
-    answers = _asked(examples, settings, hand, decoding, judges, path) if settings.ask else {}
+    answers = _asked(examples, settings, hand, judges, path) if settings.ask else {}
     return [
         _filled(example, answers.get(example.id), settings) if lacks(example, settings) else example
         for example in examples
@@ -79,7 +90,6 @@ def _asked(
     examples: Sequence[Example],
     settings: Safe,
     hand: Sampler,
-    decoding: Decoding,
     judges: Sequence[Page],
     path: Path,
 ) -> dict[str, Completion]:
@@ -91,7 +101,7 @@ def _asked(
     behaviors = [Behavior(prompt=e.prompt, kind="harmful") for e in examples if e.id in attempts]
     unique = list({attempt.id: attempt for attempt in attempts.values()}.values())
     target.check(unique)
-    found = sampler.complete(target, behaviors, unique, decoding, path)
+    found = sampler.complete(target, behaviors, unique, settings.decoding, path)
     usable = {c.attempt: c for c in _usable(found, settings, judges, path)}
     texts = {e.id: e.rejected for e in examples}
     return {

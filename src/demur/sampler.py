@@ -87,11 +87,17 @@ def complete(
     """Answer every attempt, appending to ``path`` what comes; what is there is kept."""
     asked = {behavior.id: behavior for behavior in behaviors}
     have = {completion.attempt for completion in records.resume(path, Completion)}
-    with Bar(f"answering ({path.parent.name})", len(attempts), len(have)) as bar:
+    with Bar(_title(path), len(attempts), len(have)) as bar:
         for some in target.answers(attempts, have, decoding):
             records.append(path, [_completion(target, asked, answer) for answer in some])
             bar.advance(len(some))
     return records.read(path, Completion) if attempts else []
+
+
+def _title(path: Path) -> str:
+    """Whose answers they are: by the stage, and by the file where it has several."""
+    part = path.name.removesuffix("completions.jsonl").rstrip(".")
+    return f"answering ({', '.join(filter(None, (path.parent.name, part)))})"
 
 
 def _completion(target: Sampler, asked: Mapping[str, Behavior], answer: Answer) -> Completion:
