@@ -54,9 +54,9 @@ def judge(
     """What each judge says of a file of answers.
 
     A judge is a page's name, or YAML with its settings: ``harm: {threshold: 0.6}``. ``out``
-    keeps the verdicts; ``kind`` is that of the requests whose rows name none. Raises UserError for a file without answers, an unknown judge or one that
-    has nothing to judge, and, the verdicts kept, for one that leaves more than ``max_unscored``
-    of the answers that say anything unscored.
+    keeps the verdicts; ``kind`` is that of the requests whose rows name none. Raises UserError for
+    a file without answers, an unknown judge or one that has nothing to judge, and, the verdicts
+    kept, for one that leaves more than ``max_unscored`` of the answers that say anything unscored.
     """
     chosen = [config.page(text, "judge") for text in judges]
     evaluate.check_judges(chosen, "--judge ")

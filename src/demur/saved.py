@@ -36,8 +36,8 @@ class Saved:
 def load(file: Path, kind: Kind | None = None) -> list[Saved]:
     """The answers of a file, in order; an empty one is there to be judged too.
 
-    The kind is what a row names, or what its type says where that is one of XSTest's, else ``kind``.
-    Raises UserError, with file and line, for a row without an answer.
+    The kind is what a row names, or what its type says where that is one of XSTest's; else it is
+    ``kind``. Raises UserError, with file and line, for a row without an answer.
     """
     found = rows(file)
     origin, first = next(found)
