@@ -19,7 +19,19 @@ from typing import Any
 import torch
 
 from benchmarks.measure import Case, figure, times
-from demur import config, materials, models, objective, packing, supervision, terms, training
+from demur import (
+    adapters,
+    config,
+    heads,
+    materials,
+    models,
+    objective,
+    packing,
+    supervision,
+    terms,
+    tokenizers,
+    training,
+)
 from demur.batches import alike, even
 from demur.fitting import Fit, Lora, Train
 from demur.settings import Model
@@ -55,7 +67,7 @@ def figures(size: Size = FULL) -> list[dict[str, Any]]:
 
 def _speed(kinds: dict[str, list[Row]], size: Size) -> list[dict[str, Any]]:
     model = models.load(Model(name=size.model, dtype="float32"))
-    model = models.with_lora(model, Lora(), seed=0).train()
+    model = adapters.with_lora(model, Lora(), seed=0).train()
     cases: dict[str, Case] = {}
     for name, rows in kinds.items():
         step = Random(0).sample(rows, size.rows)
@@ -95,7 +107,7 @@ def _demo(size: Size) -> list[Row]:
     run = config.load(DEMO)
     answered = [example for example in materials.read(run).train if example.chosen is not None]
     train = Train.model_validate({"recipe": "stl"})
-    return training.rows(answered, models.tokenizer(Model(name=size.model)), train)
+    return training.rows(answered, tokenizers.load(Model(name=size.model)), train)
 
 
 def _natural(rows: Sequence[Row], size: Size) -> list[Row]:
@@ -115,9 +127,9 @@ def _step(model: Any, batch: dict[str, torch.Tensor], bf16: bool) -> None:
     attention = packing.chosen(model, Fit(), bf16) if "ends" in batch else None
     with packing.attending(model, attention):
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            decoder = models.bare(model).get_decoder()
+            decoder = adapters.bare(model).get_decoder()
             hidden = decoder(**packing.inputs(there), use_cache=False).last_hidden_state
-            target, head = objective.Objective(), models.head(model)
+            target, head = objective.Objective(), heads.head(model)
             loss, _ = terms.weighted(hidden, there, head, target, None, (1.0, 1.0, 0.0))
         loss.backward()
     model.zero_grad()

@@ -27,7 +27,7 @@ from transformers import TrainerCallback
 from transformers.trainer import DEFAULT_CALLBACKS
 
 from benchmarks.measure import Case, alone, clock, figure, forget_peak, peak_memory, times
-from demur import models, sources, training
+from demur import adapters, models, sources, tokenizers, training
 from demur.fitting import Lora, Train
 from demur.records import Example, Kind, Message
 from demur.settings import Model
@@ -99,8 +99,8 @@ class Sides:
     """One model for each side, the adapter on it from the start."""
 
     def __init__(self, size: Size) -> None:
-        self.tokenizer = models.tokenizer(Model(name=size.model))
-        self.model = models.with_lora(models.load(Model(name=size.model)), Lora(), 0)
+        self.tokenizer = tokenizers.load(Model(name=size.model))
+        self.model = adapters.with_lora(models.load(Model(name=size.model)), Lora(), 0)
 
     def demur(self, recipe: str, size: Size, out: Path) -> None:
         given, train = examples(recipe, size), settings(recipe, size)

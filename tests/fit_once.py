@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from demur import models, processes, records, training
+from demur import models, processes, records, tokenizers, training
 from demur.fitting import Train
 from demur.records import Example
 from demur.settings import Model
@@ -59,7 +59,7 @@ def _fit(job: dict[str, Any]) -> None:
     model = Model(name=job["model"])
     training.fit(
         models.load(model, full=settings.fit.lora is None),
-        models.tokenizer(model),
+        tokenizers.load(model),
         records.read(job["data"], Example),
         settings,
         Path(job["out"]),

@@ -23,7 +23,7 @@ PAGES = {"sources", "recipes", "attacks", "judges", "suites", "exports"}
 # Libraries that are heavy, or not always installed, and the files that may know them.
 GUESTS = {
     "trl": {"preference"},
-    "peft": {"models"},
+    "peft": {"adapters"},
     "datasets": {"rows", "preference"},
     "matplotlib": {"report.figures"},
     "openai": set[str](),

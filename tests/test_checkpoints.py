@@ -11,7 +11,17 @@ import pytest
 from huggingface_hub import ModelCard
 
 import talkative
-from demur import checkpoints, config, fitting, generate, manifest, models, pipeline, records
+from demur import (
+    checkpoints,
+    config,
+    fitting,
+    generate,
+    identity,
+    manifest,
+    models,
+    pipeline,
+    records,
+)
 from demur.config import Run
 from demur.errors import UserError
 from demur.records import Behavior, Completion
@@ -181,6 +191,6 @@ def test_a_run_leaves_a_card_that_the_hub_can_read(run: Run) -> None:
     assert f"| training data (fingerprint) | {told['inputs']['data']} |" in card.text
     assert str(run.output) not in card.content
     model = Model(name=str(run.output / "train" / "after"))
-    before = models.identity(model)
+    before = identity.identity(model)
     (run.output / "train" / "after" / "README.md").unlink()
-    assert models.identity(model) == before
+    assert identity.identity(model) == before

@@ -11,7 +11,18 @@ import pytest
 import torch
 
 import talkative
-from demur import drift, evaluate, generate, manifest, models, records, rejudging, sampler
+from demur import (
+    drift,
+    evaluate,
+    generate,
+    identity,
+    manifest,
+    models,
+    records,
+    rejudging,
+    sampler,
+    tokenizers,
+)
 from demur.asking import Drifting, Evaluate
 from demur.errors import UserError
 from demur.language import Drift
@@ -48,7 +59,7 @@ def trained(start: Model, tmp_path_factory: pytest.TempPathFactory) -> Model:
             weight.add_(torch.randn_like(weight) * 0.05 * weight.std())
     folder = tmp_path_factory.mktemp("trained")
     model.save_pretrained(folder)
-    models.tokenizer(start).save_pretrained(folder)
+    tokenizers.load(start).save_pretrained(folder)
     return Model(name=str(folder), dtype="float32")
 
 
@@ -145,7 +156,7 @@ def test_an_evaluation_leaves_the_drift_beside_the_answers(
     found = records.read(tmp_path / "after" / "drift.jsonl", Drift)
     assert 0 < len(found) <= 5
     assert all(d.kl > 0 and d.start_nll != d.nll for d in found)
-    assert manifest.read(tmp_path / "after")["inputs"]["start"] == models.identity(start)
+    assert manifest.read(tmp_path / "after")["inputs"]["start"] == identity.identity(start)
 
 
 def test_the_starting_model_has_not_moved_and_is_loaded_once(

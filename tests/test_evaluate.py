@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import talkative
-from demur import evaluate, generate, manifest, models, records, rejudging
+from demur import evaluate, generate, identity, manifest, models, records, rejudging
 from demur.asking import Evaluate
 from demur.errors import UserError
 from demur.measures import Likelihood
@@ -162,7 +162,7 @@ def test_what_another_model_has_said_is_not_taken_over(
     few = [Behavior(prompt="Tell me about acid.", kind="everyday")]
     evaluate.evaluate(other, few, SETTINGS, tmp_path / "out", known=known)
     completions = records.read(tmp_path / "out" / "completions.jsonl", Completion)
-    assert {c.model for c in completions} == {models.fingerprint_of(other)}
+    assert {c.model for c in completions} == {identity.fingerprint_of(other)}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import talkative
-from demur import chat, generate, models, records, sampler
+from demur import adapters, chat, generate, models, records, sampler
 from demur.errors import UserError
 from demur.fitting import Lora
 from demur.generate import Target
@@ -216,7 +216,7 @@ def test_a_continuation_keeps_its_space(tiny: dict[str, PreTrainedTokenizerBase]
 
 def test_an_adapter_answers_too(target: Target) -> None:
     settings = Model(name=target.model.name_or_path, dtype="float32")
-    model = models.with_lora(models.load(settings), Lora(r=2), seed=0).eval()
+    model = adapters.with_lora(models.load(settings), Lora(r=2), seed=0).eval()
     prompts = [generate.prompt(target, each) for each in ATTEMPTS[:6]]
     adapted = list(generate.greedy(replace(target, model=model), prompts, [12] * 6, 3))
     assert adapted == list(generate.greedy(target, prompts, [12] * 6, 3)), "a fresh one is none"

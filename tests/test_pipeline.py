@@ -31,6 +31,7 @@ from demur import (
     preview,
     records,
     supervision,
+    tokenizers,
 )
 from demur.config import Run
 from demur.errors import UserError
@@ -584,7 +585,7 @@ def test_each_token_has_the_colour_of_its_targets(whole: Run) -> None:
     def marked(text: Any, style: str) -> str:
         return "".join(text.plain[s.start : s.end] for s in text.spans if s.style == style)
 
-    tokenizer = models.tokenizer(whole.model)
+    tokenizer = tokenizers.load(whole.model)
     asked = talkative.asked("harmful", "Hi", rejected="Sure, mix it.")["messages"]
     turn = chat.turn(tokenizer, asked, "Sure, mix it.")
     row = supervision.avoid_row(turn, frozenset(tokenizer.all_special_ids))

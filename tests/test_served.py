@@ -19,10 +19,10 @@ from demur import (
     cli,
     config,
     evaluate,
+    identity,
     manifest,
     measures,
     metrics,
-    models,
     pipeline,
     records,
     sampler,
@@ -380,7 +380,7 @@ def test_an_empty_answer_is_one_and_no_doubt(tmp_path: Path) -> None:
 def test_another_address_or_another_wish_is_another_model(tmp_path: Path) -> None:
     asked = {"base_url": "http://127.0.0.1:9/v1"}
     prints = {
-        models.fingerprint_of(Model.model_validate({"name": name, "endpoint": asked | more}))
+        identity.fingerprint_of(Model.model_validate({"name": name, "endpoint": asked | more}))
         for name, more in [
             ("m", {}),
             ("n", {}),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import talkative
-from demur import config, manifest, models, pipeline, records, starting
+from demur import config, identity, manifest, models, pipeline, records, starting, tokenizers
 from demur.config import Run
 from demur.errors import UserError
 from demur.language import Drift
@@ -33,7 +33,7 @@ def other(talker: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for weight in model.parameters():
         weight.data.mul_(1.01)
     model.save_pretrained(folder)
-    models.tokenizer(start).save_pretrained(folder)
+    tokenizers.load(start).save_pretrained(folder)
     return folder
 
 
@@ -56,7 +56,7 @@ def test_another_model_is_held_against_the_runs_own(
     found = records.read(folder / "drift.jsonl", Drift)
     assert found and all(d.kl > 0 and d.nll != d.start_nll for d in found)
     start = Model.model_validate(tree(tmp_path, talker)["model"])
-    assert manifest.read(folder)["inputs"]["start"] == models.identity(start)
+    assert manifest.read(folder)["inputs"]["start"] == identity.identity(start)
 
 
 @pytest.mark.parametrize("given", ["served", "elsewhere", "itself", "other words"])

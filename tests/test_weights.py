@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from demur import models, weights
+from demur import adapters, models, weights
 from demur.errors import UserError
 from demur.fitting import Lora
 from demur.judges import classifier
@@ -62,7 +62,7 @@ def copy(tiny_model_path: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def adapter(copy: Path, tmp_path: Path) -> Path:
-    made = models.with_lora(models.load(Model(name=str(copy))), Lora(r=2), seed=0)
+    made = adapters.with_lora(models.load(Model(name=str(copy))), Lora(r=2), seed=0)
     made.save_pretrained(tmp_path / "adapter")
     return tmp_path / "adapter"
 
@@ -152,7 +152,7 @@ def test_a_classifiers_pickled_adapter_is_refused(
 
 OF_A_HUB = """
 import json, sys
-from demur import models
+from demur import adapters, models
 from demur.errors import UserError
 from demur.judges import classifier
 from demur.records import Completion

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from demur import evaluate, manifest, models, records, safe, sampler, sources
+from demur import evaluate, identity, manifest, records, safe, sampler, sources
 from demur.asking import Collect
 from demur.attacks import direct
 from demur.errors import UserError
@@ -32,7 +32,7 @@ class Task:
     def inputs(self) -> dict[str, Any]:
         """What tells this collection from another, by the names of the settings."""
         return {
-            "model": models.identity(self.model),
+            "model": identity.identity(self.model),
             "data": {"train": manifest.of(self.train), "heldout": manifest.of(self.heldout)},
             "collect": self.settings.model_dump(mode="json", exclude={"safe"}) | self._safe(),
             "evaluate": {"decoding": self.decoding.model_dump(mode="json")},
@@ -41,7 +41,7 @@ class Task:
     def _safe(self) -> dict[str, Any]:
         if not (safe := self.settings.safe):
             return {}
-        asked = {"llm": models.identity(safe.llm)} if safe.llm else {}
+        asked = {"llm": identity.identity(safe.llm)} if safe.llm else {}
         idle = set() if safe.ask else {"decoding"}
         return {"safe": safe.model_dump(mode="json", exclude={"llm"} | idle) | asked}
 

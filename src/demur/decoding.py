@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import pad as padded
 from transformers import DynamicCache, DynamicLayer
 
-from demur import models
+from demur import adapters
 
 SHARED = 16  # a common opening of fewer tokens is not worth a pass of its own
 
@@ -120,7 +120,7 @@ def can_refill(model: Any) -> bool:
     Not so: sliding windows and recurrent states, which have no column for each token, and models
     that count their cache's columns themselves.
     """
-    inner = models.bare(model)
+    inner = adapters.bare(model)
     return bool(inner._supports_attention_backend) and is_plain(_empty(model))
 
 
@@ -130,7 +130,7 @@ def is_plain(cache: DynamicCache) -> bool:
 
 
 def _empty(model: Any) -> DynamicCache:
-    return DynamicCache(config=models.bare(model).config)
+    return DynamicCache(config=adapters.bare(model).config)
 
 
 def _opening(prompts: Sequence[list[int]]) -> list[int]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
-from demur import chat, generate, models
+from demur import chat, generate, heads
 from demur.asking import Drifting
 from demur.generate import Target
+from demur.heads import Head
 from demur.language import Drift
-from demur.models import Head
 from demur.records import Attempt, Completion, Kind
 from demur.settings import Model
 from demur.supervision import Row
@@ -44,7 +44,7 @@ def trace(
     chosen = _chosen(attempts, completions, settings)
     rows = [_row(target, attempt, completion) for attempt, completion in chosen]
     seen = [(states.cpu(), labels.cpu()) for states, labels in generate.hidden(target, rows)]
-    return Trace([c for _, c in chosen], rows, seen, models.head(target.model))
+    return Trace([c for _, c in chosen], rows, seen, heads.head(target.model))
 
 
 def _chosen(
@@ -78,7 +78,7 @@ def measure(trace: Trace, start: Model | None) -> Iterator[Drift]:
     else:
         gc.collect()  # what is left of the other model
         other = generate.target(start)
-        head, theirs = models.head(other.model), generate.hidden(other, trace.rows)
+        head, theirs = heads.head(other.model), generate.hidden(other, trace.rows)
     for completion, (mine, ids), (states, _) in zip(
         trace.completions, trace.seen, theirs, strict=True
     ):

@@ -6,7 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from demur import language, manifest, models, pages, processes, records, rejudging, sampler
+from demur import (
+    identity,
+    language,
+    manifest,
+    models,
+    pages,
+    processes,
+    records,
+    rejudging,
+    sampler,
+    tokenizers,
+)
 from demur.asking import Evaluate
 from demur.attempts import Chosen, attempted
 from demur.errors import UserError
@@ -44,17 +55,17 @@ def evaluate(
     models.check(model)
     start = start if settings.drift and not model.endpoint else None
     inputs = {
-        "model": models.identity(model),
+        "model": identity.identity(model),
         "behaviors": manifest.of(behaviors),
         "evaluate": settings.identity(),
         "seed": seed,
     }
     if start is not None:
         check_start(start, model)
-        inputs["start"] = models.identity(start)
+        inputs["start"] = identity.identity(start)
     if files := _files(settings):
         inputs["files"] = files
-    template = models.template_of(model)
+    template = tokenizers.template_of(model)
     facts = {"model": model.model_dump(), "chat_template": template, "seed": seed}
     answered = rejudging.reopen(out, inputs)
     facts |= {"primary": settings.primary} | ({rejudging.ANSWERED: True} if answered else {})
@@ -164,14 +175,14 @@ def _ask(
 def _drift(trace: Trace, model: Model, start: Model | None, out: Path) -> None:
     from demur import drift
 
-    same = start is None or models.identity(start) == models.identity(model)
+    same = start is None or identity.identity(start) == identity.identity(model)
     records.write(out / language.FILE, drift.measure(trace, None if same else start))
 
 
 def check_start(start: Model, model: Model) -> None:
     """A distribution over other tokens cannot be compared. Raises UserError before any weight."""
     models.check(start)
-    if models.tokenizer(start).get_vocab() != models.tokenizer(model).get_vocab():
+    if tokenizers.load(start).get_vocab() != tokenizers.load(model).get_vocab():
         raise UserError(
             f"start={start.name!r} has another vocabulary than the model: set evaluate.drift=null"
         )

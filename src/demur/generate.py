@@ -14,7 +14,19 @@ from typing import Any, Literal
 
 import torch
 
-from demur import chat, decoding, losses, models, records, sampler, supervision
+from demur import (
+    adapters,
+    chat,
+    decoding,
+    heads,
+    identity,
+    losses,
+    models,
+    records,
+    sampler,
+    supervision,
+    tokenizers,
+)
 from demur.encoder import Encoder
 from demur.errors import UserError
 from demur.records import Attempt, Message
@@ -49,9 +61,9 @@ class Target:
 
 def target(settings: Model) -> Target:
     """Load a model to ask. Raises UserError if its tokenizer or weights cannot be used."""
-    tokenizer = models.tokenizer(settings)
-    model = models.merged(models.load(settings))
-    return Target(model, tokenizer, models.fingerprint_of(settings))
+    tokenizer = tokenizers.load(settings)
+    model = adapters.merged(models.load(settings))
+    return Target(model, tokenizer, identity.fingerprint_of(settings))
 
 
 Asked = tuple[Attempt, list[int]]
@@ -83,7 +95,7 @@ def prompt(target: Target, attempt: Attempt) -> list[int]:
 
 def context_of(target: Target) -> int:
     """The most tokens the model takes, prompt and answer together."""
-    settings = models.bare(target.model).config.get_text_config()
+    settings = adapters.bare(target.model).config.get_text_config()
     return int(getattr(settings, "max_position_embeddings", None) or 1 << 30)
 
 
@@ -152,7 +164,7 @@ def hidden(
     target: Target, rows: Iterable[Row], batch_size: int = 8
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The states [n, d] from which each row's n labels are predicted, and these, in order."""
-    decoder, pad = models.bare(target.model).get_decoder(), chat.pad_id(target.tokenizer)
+    decoder, pad = adapters.bare(target.model).get_decoder(), chat.pad_id(target.tokenizer)
     for some in records.batched(rows, batch_size):
         batch = {k: v.to(target.model.device) for k, v in supervision.collate(some, pad).items()}
         states = decoder(
@@ -168,7 +180,7 @@ def likelihood(
     target: Target, rows: Iterable[Row], batch_size: int = 8
 ) -> Iterator[tuple[float, int]]:
     """Summed negative log-likelihood (nats) and count of each row's labels, in order."""
-    head = models.head(target.model)
+    head = heads.head(target.model)
     for states, labels in hidden(target, rows, batch_size):
         # A row at a time: positions × vocabulary is large.
         yield float(losses.learn(head(states), labels).sum()), len(labels)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from demur import models, sources
+from demur import models, sources, tokenizers
 from demur.asking import Safe
 from demur.config import Run
 from demur.errors import UserError
@@ -40,7 +40,7 @@ def prepare(config: Run) -> Materials:
     """
     found, kinds = read(config), {}
     if not config.model.endpoint:
-        tokenizer = models.tokenizer(config.model)
+        tokenizer = tokenizers.load(config.model)
         kinds = {
             name: _kinds(found.train, tokenizer, name, config)
             for name in config.trainings()

@@ -20,7 +20,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import is_flash_attn_2_available
 
-from demur import models, progress, supervision
+from demur import adapters, progress, supervision
 from demur.batches import Deal, alike, even
 from demur.errors import UserError
 from demur.fitting import Fit
@@ -105,7 +105,7 @@ def chosen(model: Any, fit: Fit, bf16: bool) -> str | None:
     ``bf16``: whether a step is computed in mixed precision (flash-attn needs half precision).
     Raises UserError if packing is asked for and the model's attention does not allow it.
     """
-    inner = models.bare(model)
+    inner = adapters.bare(model)
     flash = _flash(inner, bf16)
     obstacle = _obstacle(inner, None if flash else fit.max_length)
     if fit.packing and obstacle:
@@ -145,7 +145,7 @@ def attending(model: Any, attention: str | None) -> Iterator[None]:
     if attention is None:
         yield
         return
-    inner = models.bare(model)
+    inner = adapters.bare(model)
     own = inner.config._attn_implementation
     AttentionInterface.register(DOCUMENTS, attend)
     inner.set_attn_implementation(attention)

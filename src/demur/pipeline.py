@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from demur import config as configuration
-from demur import manifest, models, pages, processes, records, starting
+from demur import identity, manifest, models, pages, processes, records, starting, tokenizers
 from demur.config import Run
 from demur.errors import UserError
 from demur.fitting import Train
@@ -79,7 +79,7 @@ def train(config: Run, name: str = "after", materials: Materials | None = None) 
     data = examples(config, materials)
     if manifest.done(out, made_from := _trained_from(config, setting, data)):
         return out
-    tokenizer = models.tokenizer(config.model)
+    tokenizer = tokenizers.load(config.model)
     drawing = training.Drawing(data, tokenizer, setting, config.seed)
     rows = drawing(0)
     _refuse_lost(name, materials.kinds.get(name, set()) - {row.kind for row in rows})
@@ -87,7 +87,7 @@ def train(config: Run, name: str = "after", materials: Materials | None = None) 
         training.check(rows, setting)
     facts = {
         "recipe": setting.recipe,
-        "chat_template": models.template_hash(tokenizer),
+        "chat_template": tokenizers.template_hash(tokenizer),
         "rows": _count(row.kind for row in rows),
         "examples": _count(example.kind for example in data),
         "unsafe": sum(example.rejected is not None for example in data),
@@ -103,7 +103,7 @@ def train(config: Run, name: str = "after", materials: Materials | None = None) 
 
 def _trained_from(config: Run, setting: Train, data: Sequence[Example]) -> dict[str, Any]:
     return {
-        "model": models.identity(config.model),
+        "model": identity.identity(config.model),
         "data": manifest.of(data),
         "train": setting.flat(),
         "seed": config.seed,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-from demur import chat, models, progress, supervision
+from demur import adapters, chat, noise, progress, supervision
 from demur.batches import Draw, Epochs
 from demur.errors import UserError
 from demur.fitting import Fit, Train
@@ -102,7 +102,7 @@ def trainer(
     per_pass = settings.per_device_train_batch_size * settings.world_size
     data = Epochs(_two_by_two(draw) if pairs else draw, {}, settings.seed, per_pass, None)
     pad = chat.pad_id(tokenizer)
-    with models.quiet(), models.fitting(fit.lora):
+    with noise.quiet(), adapters.fitting(fit.lora):
         return _on_rows(getattr(trl, f"{target.trainer}Trainer"), data)(
             model,
             ref_model=None if fit.lora or adapted else copy.deepcopy(model),
@@ -110,7 +110,7 @@ def trainer(
             data_collator=lambda r: paired(r, pad) if pairs else labelled(r, pad, fit.max_length),
             train_dataset=_placeholder(),
             processing_class=tokenizer,
-            peft_config=models.lora_config(fit.lora) if fit.lora and not adapted else None,
+            peft_config=adapters.lora_config(fit.lora) if fit.lora and not adapted else None,
         )
 
 
@@ -197,7 +197,7 @@ def _on_rows(base: Any, data: Epochs) -> Any:
             super().log(logs, start_time)
 
         def train(self, *told: Any, **options: Any) -> Any:
-            with models.quiet():
+            with noise.quiet():
                 result = super().train(*told, **options)
             if "ref" in getattr(self.model, "peft_config", {}):  # TRL's copy of an old adapter
                 self.model.delete_adapter("ref")

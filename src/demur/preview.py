@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from demur import models, pipeline, training
+from demur import pipeline, tokenizers, training
 from demur.config import Run
 from demur.errors import UserError
 from demur.materials import Materials, blaming, prepare, with_safe
@@ -37,7 +37,7 @@ def show(config: Run, count: int, console: Console | None = None) -> None:
     marks = console.no_color or console.color_system is None
     materials = prepare(config)
     collected = pipeline.collected(config, materials)
-    tokenizer, examples = models.tokenizer(config.model), _examples(config, materials)
+    tokenizer, examples = tokenizers.load(config.model), _examples(config, materials)
     console.print(_legend(marks))
     for name, setting in config.trainings().items():
         console.rule(f"{name} ({setting.recipe})")

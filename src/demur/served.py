@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from demur import chat, endpoint, models, sampler
+from demur import chat, endpoint, identity, sampler, tokenizers
 from demur.endpoint import Said, Server, Unanswered
 from demur.errors import UserError
 from demur.records import Attempt
@@ -29,7 +29,7 @@ class Target:
 
     @cached_property
     def name(self) -> str:
-        return models.fingerprint_of(self.settings)
+        return identity.fingerprint_of(self.settings)
 
     @property
     def model(self) -> Any:
@@ -42,7 +42,7 @@ class Target:
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer of ``model.tokenizer``. Raises UserError where none is named."""
-        return models.tokenizer(self.settings)
+        return tokenizers.load(self.settings)
 
     def check(self, attempts: Sequence[Attempt]) -> None:
         """Raises UserError for a rendered prompt that cannot be rendered, or sent as text."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from demur import evaluate, models
+from demur import evaluate, names, tokenizers
 from demur.config import Run
 from demur.errors import UserError
 from demur.progress import say
@@ -18,7 +18,7 @@ def start_of(model: Model, config: Run) -> Model | None:
     """
     if config.evaluate.drift is None or model.endpoint:
         return None
-    models.tokenizer(model)  # what is wrong with the model itself is said first
+    tokenizers.load(model)  # what is wrong with the model itself is said first
     try:
         start = _known(model, config)
         evaluate.check_start(start, model)
@@ -35,7 +35,7 @@ def _known(model: Model, config: Run) -> Model:
         raise UserError(f"start={config.model.name!r} is served and shows no distributions")
     if model != config.model:
         return config.model
-    if (whole := models.resolve(model)).adapter:
+    if (whole := names.resolve(model)).adapter:
         return whole.model_copy(update={"adapter": None})
     raise UserError(
         f"nobody says what {model.name!r} started from: give --model to a configuration whose "

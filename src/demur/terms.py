@@ -20,8 +20,8 @@ from demur.supervision import IGNORE
 
 if TYPE_CHECKING:
     from demur.fused import Fused
+    from demur.heads import Head
     from demur.losses import Support
-    from demur.models import Head
 
 TERMS = ("learn", "transition", "avoid")
 SUMMED = (*TERMS, *(f"{term}_n" for term in TERMS), "watched_n", *WATCHED)

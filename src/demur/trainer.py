@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from demur import losses, models, objective, packing, progress, terms
+from demur import adapters, heads, losses, objective, packing, progress, terms
 from demur.fused_walk import Kept
 from demur.objective import Objective
 from demur.records import replace
@@ -43,7 +43,7 @@ class RowTrainer(Trainer):
         super().__init__(model, arguments, **options)
         self._target, self._support, self._kept = target, support, kept
         self._attention = attention
-        self._head = models.head(model)
+        self._head = heads.head(model)
         self._told: tuple[dict[str, torch.Tensor], tuple[float, float, float]] | None = None
         self._hidden: torch.Tensor
         self._found: tuple[torch.Tensor, dict[str, torch.Tensor]]
@@ -62,7 +62,7 @@ class RowTrainer(Trainer):
         """The model with the attention of packed rows, if they are, and the hooks of the loss."""
         with (
             packing.attending(self.model, self._attention),
-            models.bare(self.model).get_decoder().register_forward_hook(self._keep_hidden),
+            adapters.bare(self.model).get_decoder().register_forward_hook(self._keep_hidden),
             self._head.module.register_forward_hook(self._take_loss),
         ):
             yield
@@ -133,7 +133,7 @@ class RowTrainer(Trainer):
         aux = getattr(output, "aux_loss", None)
         if aux is None:
             return 0.0
-        coefficient = models.bare(self.model).config.get_text_config().router_aux_loss_coef
+        coefficient = adapters.bare(self.model).config.get_text_config().router_aux_loss_coef
         return coefficient * aux / self.current_gradient_accumulation_steps
 
     def _balance(self, batches: list[dict[str, torch.Tensor]]) -> None:

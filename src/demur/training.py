@@ -15,10 +15,11 @@ from transformers import TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from demur import (
+    adapters,
     chat,
     fitting,
+    heads,
     losses,
-    models,
     packing,
     pages,
     preference,
@@ -152,12 +153,12 @@ def _row_trainer(
     blank, per_step = supervision.blank_row(pad), _rows_per_step(arguments)
     data = Epochs(drawing, train.fit.mix, seed, per_step, blank, deal)
     if train.fit.lora and not hasattr(model, "peft_config"):
-        model = models.with_lora(model, train.fit.lora, seed)
+        model = adapters.with_lora(model, train.fit.lora, seed)
     support = _support(model, tokenizer, target, Path(arguments.output_dir))
     support = support and support.to(arguments.device)  # a model to be split is not there yet
     npo = target.term == "npo"
     reference = _reference(model, data.rows, pad, arguments.bf16) if npo else None
-    avoided, head = (token for row in data.rows for token in row.avoid), models.head(model)
+    avoided, head = (token for row in data.rows for token in row.avoid), heads.head(model)
     if why := terms.obstacle(head, target):
         progress.say(f"the losses are taken from logits, positions × vocabulary of them: {why}")
     return RowTrainer(
@@ -235,7 +236,7 @@ def _support(model: Any, tokenizer: Any, target: Objective, out: Path) -> losses
     """The starting embedding as the avoid terms see it, and its statistics in embedding.json."""
     if target.lambda_ == 0:
         return None
-    inner = models.bare(model)
+    inner = adapters.bare(model)
     output = target.embedding == "output"
     layer = inner.get_output_embeddings() if output else inner.get_input_embeddings()
     excluded = chat.special_ids(tokenizer) | chat.stop_ids(tokenizer)
@@ -250,8 +251,8 @@ def _reference(
     model: Any, rows: Iterable[Row], pad: int, bf16: bool
 ) -> dict[tuple[int, ...], float]:
     """log π_ref of each avoided answer under the starting model, taken once (for `npo`)."""
-    head, device = models.head(model), next(model.parameters()).device
-    decoder, found = models.bare(model.eval()).get_decoder(), {}
+    head, device = heads.head(model), next(model.parameters()).device
+    decoder, found = adapters.bare(model.eval()).get_decoder(), {}
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for row in {row.input_ids: row for row in rows if _avoids(row)}.values():
             batch = {k: v.to(device) for k, v in supervision.collate([row], pad).items()}

@@ -15,7 +15,7 @@ from itertools import takewhile
 import torch
 from transformers import DynamicCache
 
-from demur import chat, generate, losses, models, records
+from demur import adapters, chat, generate, losses, records
 from demur.attacks._search import asked
 from demur.errors import UserError
 from demur.generate import Target
@@ -66,7 +66,7 @@ def _shared(a: Ids, b: Ids) -> int:
 
 @torch.no_grad()
 def _read(target: Target, ids: Ids) -> DynamicCache:
-    cache = DynamicCache(config=models.bare(target.model).config)
+    cache = DynamicCache(config=adapters.bare(target.model).config)
     asked = torch.tensor([ids], device=target.model.device)
     target.model(input_ids=asked, past_key_values=cache, use_cache=True, logits_to_keep=1)
     return cache

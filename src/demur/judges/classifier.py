@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from demur import models, weights
+from demur import names, weights
 from demur.errors import UserError
 from demur.judges import _verdicts
 from demur.records import Completion, Label, Verdict, batched
@@ -113,7 +113,7 @@ def _load(settings: Settings) -> Classifier:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    where = models.locate(settings.model)
+    where = names.locate(settings.model)
     try:
         if not Path(where).is_dir():
             weights.refuse_pickled_adapter(where, settings.revision)
@@ -142,11 +142,11 @@ def _load(settings: Settings) -> Classifier:
 
 def _check(model: Any, tokenizer: Any, settings: Settings) -> None:
     """Every label has a meaning, the threshold one to speak of, and ``chat`` its template."""
-    names = [] if model.config.num_labels == 1 else list(model.config.id2label.values())
-    if sorted(names) != sorted(settings.labels):
-        wanted = f"map each of {', '.join(names)}" if names else "it has one output, leave them out"
+    known = [] if model.config.num_labels == 1 else list(model.config.id2label.values())
+    if sorted(known) != sorted(settings.labels):
+        wanted = f"map each of {', '.join(known)}" if known else "it has one output, leave them out"
         raise UserError(f"labels of classifier {settings.model!r}: {wanted}")
-    if names and not {"harmful", "refused"} & set(settings.labels.values()):
+    if known and not {"harmful", "refused"} & set(settings.labels.values()):
         raise UserError(f"labels={settings.labels}: one of them has to mean harmful or refused")
     if settings.format == "chat" and not tokenizer.chat_template:
         raise UserError(f"classifier {settings.model!r} has no chat template: choose format=hh")
