@@ -99,6 +99,27 @@ def test_the_page_draws_them_and_the_json_has_them(run: Run, measured: list[Path
     )
 
 
+def test_the_page_is_made_again_from_its_folder_alone(
+    run: Run,
+    measured: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = pipeline.report(run)
+    told = [file.read_bytes() for file in sorted(page.parent.iterdir())]
+    shutil.rmtree(page.parent)
+    assert demur(monkeypatch, capsys, "report", run.output) == (0, f"{page}\n", "")
+    assert [file.read_bytes() for file in sorted(page.parent.iterdir())] == told
+    for arguments, why in (
+        ([tmp_path], "holds no finished evaluation: run `demur evaluate` first"),
+        ([run.output, "title=Mine"], "title=Mine: "),
+    ):
+        code, out, err = demur(monkeypatch, capsys, "report", *arguments)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert why in err
+
+
 def test_pruned_checkpoints_are_told(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     list(checkpoints.evaluate(run, limit=4))
     told = capsys.readouterr().err

@@ -159,6 +159,10 @@ def test_a_model_alone_ends_on_a_page_of_its_own(
     results = json.loads(page.with_name("results.json").read_bytes())
     assert list(results["models"]) == [folder.name]
     assert "direct/harmful/harmful" in results["models"][folder.name]["figures"]
+    whole = page.read_bytes()
+    page.unlink()
+    assert demur("report", str(tmp_path / "mine"), capsys=capsys).strip() == str(page)
+    assert page.read_bytes() == whole
 
 
 def test_a_page_that_cannot_be_made_costs_no_figure(

@@ -267,11 +267,23 @@ def calibrate(
 
 
 @app.command(epilog=_example("demur report configs/demo.yaml --json"))
-def report(config: Config, overrides: Overrides = None, json_: Json = False) -> None:
+def report(
+    config: Annotated[
+        Path,
+        typer.Argument(
+            help="The run's YAML file, or where it has none its folder.", show_default=False
+        ),
+    ],
+    overrides: Overrides = None,
+    json_: Json = False,
+) -> None:
     """Make the page again from what a run has measured."""
     from demur import pipeline
 
-    page = pipeline.report(_load(config, overrides))
+    whole = config.is_dir()
+    if whole and overrides:
+        raise UserError(f"{overrides[0]}: {config} is a folder; a setting needs a YAML file")
+    page = pipeline.report_again(config) if whole else pipeline.report(_load(config, overrides))
     print(page.with_name("results.json").read_text("utf-8") if json_ else page)
 
 

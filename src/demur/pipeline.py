@@ -212,3 +212,11 @@ def report(config: Run, partial: bool = False) -> Path:
 
     processes.alone("report")
     return reporting.report(config, partial)
+
+
+def report_again(folder: Path) -> Path:
+    """Stage `report` of a run without a configuration: all that lies finished in its folder."""
+    from demur import reporting
+
+    processes.alone("report")
+    return reporting.again(folder)

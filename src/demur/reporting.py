@@ -7,6 +7,7 @@ from pathlib import Path
 
 from demur import manifest
 from demur.config import Run
+from demur.errors import UserError
 
 
 def report(config: Run, partial: bool = False) -> Path:
@@ -19,16 +20,36 @@ def report(config: Run, partial: bool = False) -> Path:
     from demur.report.card import Origin
 
     trainings = {name: config.output / "train" / name for name in config.trainings()}
-    own, found = ["before", *trainings], _evaluated(config)
+    own, found = ["before", *trainings], _done(config.output / "evaluate")
     others = [name for name in found if name not in own]
     if partial or (others and len(others) == len(found)):
         own = [name for name in own if name in found]
         trainings = {name: trainings[name] for name in own if name in trainings}
     evaluations = {name: config.output / "evaluate" / name for name in [*own, *others]}
-    title, steps = config.title or config.output.name, _along(config, trainings)
+    title, steps = config.title or config.output.name, _along(config.output, trainings)
     out, origin = config.output / "report", Origin(config.model.name, _hub_sources(config))
     primary = config.evaluate.primary
     return page.build(evaluations, out, trainings, title, steps, origin=origin, primary=primary)
+
+
+def again(folder: Path) -> Path:
+    """The page of what lies finished in a run's folder, by itself; returns the page.
+
+    For a run without a configuration: the heading is the folder's name, the judge of harm the one
+    that all was measured by, and no model card is written. Raises UserError where nothing is there.
+    """
+    from demur import report as page
+    from demur.report import comparable
+
+    found = sorted(_done(folder / "evaluate"), key=lambda name: name != "before")
+    if not found:
+        raise UserError(f"{folder} holds no finished evaluation: run `demur evaluate` first")
+    evaluations = {name: folder / "evaluate" / name for name in found}
+    trained = _done(folder / "train")
+    trainings = {name: folder / "train" / name for name in found if name in trained}
+    title, primary = folder.resolve().name, comparable.primary(evaluations.values())
+    steps = _along(folder, trainings)
+    return page.build(evaluations, folder / "report", trainings, title, steps, primary=primary)
 
 
 def _hub_sources(config: Run) -> tuple[str, ...]:
@@ -41,18 +62,18 @@ def step_folder(config: Run, name: str, step: int) -> Path:
     return config.output / "checkpoints" / name / str(step)
 
 
-def _along(config: Run, trainings: Iterable[str]) -> dict[str, dict[int, Path]]:
+def _along(output: Path, trainings: Iterable[str]) -> dict[str, dict[int, Path]]:
     """Finished evaluations of checkpoints, by training and optimizer step."""
-    start = _steps(config, "before")
-    found = {name: _steps(config, name) for name in trainings}
+    start = _steps(output, "before")
+    found = {name: _steps(output, name) for name in trainings}
     return {name: start | steps for name, steps in found.items() if steps}
 
 
-def _steps(config: Run, name: str) -> dict[int, Path]:
-    folders = step_folder(config, name, 0).parent.glob("[0-9]*")
-    return {int(f.name): f for f in folders if manifest.read(f).get("status") == "done"}
+def _steps(output: Path, name: str) -> dict[int, Path]:
+    home = output / "checkpoints" / name
+    return {int(step): home / step for step in _done(home) if step.isdecimal()}
 
 
-def _evaluated(config: Run) -> list[str]:
-    folders = sorted((config.output / "evaluate").glob("*"))
-    return [f.name for f in folders if manifest.read(f).get("status") == "done"]
+def _done(home: Path) -> list[str]:
+    """The finished stages that lie in a folder, by name."""
+    return [f.name for f in sorted(home.glob("*/")) if manifest.read(f).get("status") == "done"]
