@@ -77,6 +77,8 @@ def test_an_override_may_fill_in_what_the_file_leaves_out(tmp_path: Path) -> Non
         ("train.fit={}", "unknown setting 'train.fit'"),
         ("train={1: 2}", "unknown setting 'train.1'"),
         ("train.recipe=tasft", "unknown recipe 'tasft': did you mean 'ta_sft'?"),
+        ("train.recipe=contrastive", "set collect.safe.ask=rewrite, as configs/contrastive.yaml"),
+        ("variants={half: {recipe: contrastive}}", "variants.half.recipe='contrastive' is no"),
         ("train.recipe=no.such.page", "recipes: no module 'no.such.page'"),
         ("train.recipe=os.path", "is no page: it lacks Settings"),
         ("train.recipe=[sft]", "train.recipe=['sft']: write a name here"),

@@ -292,6 +292,33 @@ def test_plain_settings() -> None:
     assert service.llm and service.llm.endpoint and service.llm.endpoint.base_url == "http://x/v1"
 
 
+def test_the_contrastive_study_trains_on_what_was_rewritten(talker: Path, tmp_path: Path) -> None:
+    """As it comes, but small, and on a model that says words."""
+    few = {kind: f"{{where: demo:{kind}.train, limit: 4}}" for kind in ("lookalike", "everyday")}
+    run = config.load(
+        Path(__file__).parents[1] / "configs" / "contrastive.yaml",
+        [
+            f"output={tmp_path / 'out'}",
+            f"model.name={talker}",
+            "data.train.harmful=[{where: demo:harmful.train, answers: false, limit: 6}]",
+            *(f"data.train.{kind}=[{source}]" for kind, source in few.items()),
+            "data.heldout={harmful: [{where: demo:harmful.heldout, limit: 2}]}",
+            "collect={min_tokens: 1, decoding: {max_new_tokens: 9}}",
+            "collect.safe={ask: rewrite, decoding: {max_new_tokens: 12}}",
+            "train.max_steps=1",
+        ],
+    )
+    pipeline.collect(run)
+    found = records.read(run.output / "collect" / "train.jsonl", Example)
+    said = records.read(run.output / "collect" / "safe.completions.jsonl", Completion)
+    pairs = [e for e in found if e.kind == "harmful"]
+    assert pairs and {e.chosen for e in pairs} <= {c.text for c in said}
+    assert list(run.trainings()) == ["after", "without", "stl", "dpo"]
+    rows = {name: manifest.read(pipeline.train(run, name))["rows"] for name in run.trainings()}
+    assert rows["after"]["safe"] == rows["stl"]["safe"] == rows["dpo"]["chosen"] == len(pairs)
+    assert "safe" not in rows["without"] and rows["without"]["avoid"] == len(pairs)
+
+
 def test_methods_that_need_pairs_train_from_prompts_alone(talker: Path, tmp_path: Path) -> None:
     tree = talkative.run(tmp_path / "data", talker)
     tree["train"] |= {"recipe": "derta", "max_steps": 1, "transition": "Sorry"}

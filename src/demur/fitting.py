@@ -98,7 +98,7 @@ class Train(Settings):
             return value
         flat = dict(value)
         recipe = _text("train.recipe", flat.pop("recipe", "ta_sft"))
-        page = pages.find("recipes", recipe)
+        page = _page(recipe)
         flat = _preset(recipe, page, flat.pop("preset", None)) | flat
         mine, others = _partition(flat, keys(page.Settings), keys(Fit))
         return {"recipe": recipe, "method": page_settings(page, mine, "train"), "fit": others}
@@ -143,9 +143,18 @@ def _varied(base: Train, changes: dict[str, Any]) -> dict[str, Any]:
     kept = base.fit.model_dump(exclude_unset=True)
     if recipe == base.recipe:
         kept |= base.method.model_dump(exclude_unset=True, by_alias=True)
-    preset = _preset(recipe, pages.find("recipes", recipe), changes.get("preset"))
+    preset = _preset(recipe, _page(recipe), changes.get("preset"))
     own = {key: value for key, value in changes.items() if key != "preset"}
     return {"recipe": recipe} | kept | preset | own
+
+
+def _page(recipe: str) -> Any:
+    if recipe == "contrastive":
+        raise UserError(
+            "train.recipe='contrastive' is no recipe, but answers to train any of them on: set "
+            "collect.safe.ask=rewrite, as configs/contrastive.yaml does (docs/method.md)"
+        )
+    return pages.find("recipes", recipe)
 
 
 def _preset(recipe: str, page: Any, name: Any) -> dict[str, Any]:

@@ -73,7 +73,12 @@ def _examples(prompts: Prompts) -> Iterator[Example]:
                 kind=kind,
                 limit=source.limit,
             )
-            yield from (replace(e, source=source.name or e.source) for e in found)
+            named = (replace(e, source=source.name or e.source) for e in found)
+            yield from named if source.answers else map(_bare, named)
+
+
+def _bare(example: Example) -> Example:
+    return replace(example, chosen=None, rejected=None, unfinished=False, ready=False)
 
 
 def _refuse_overlap(train: Sequence[Example], heldout: Sequence[Behavior]) -> None:

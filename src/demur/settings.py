@@ -30,6 +30,7 @@ class Source(Settings):
     format: str | None = Field(None, description="a page of `sources`; None recognises it")
     split: str | None = Field(None, description="the split of a `datasets` data set")
     limit: int | None = Field(None, gt=0, description="at most this many examples")
+    answers: bool = Field(True, description="false: take the prompts alone, as if none came along")
     name: str | None = Field(
         None, description="what reports and attacks call it; null: what its rows say, or its file"
     )
