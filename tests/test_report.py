@@ -668,6 +668,9 @@ def test_every_source_of_a_kind_has_its_own_rate(small, tmp_path):
     assert counts["after", "Q-Harm|", "refused"] == (2, 2)
     assert counts["after", "<i>CoNa", "refused"] == (0, 1)
     assert all(key.startswith("direct/harmful") for key in before["Q-Harm|"]["figures"])
+    told = report.figures_of(small["before"])
+    assert told.pop("sources") == {source: of["figures"] for source, of in before.items()}
+    assert told == results(page)["models"]["before"]["figures"]
     against = after["Q-Harm|"]["against_first"]["direct/harmful/complied"]
     assert (against["n"], against["mcnemar"]["b"], before["Q-Harm|"]["against_first"]) == (2, 2, {})
     html, text = page.read_text("utf-8"), page.with_name("report.md").read_text("utf-8")
@@ -717,7 +720,8 @@ def test_lookalikes_are_held_beside_their_unsafe_twins(small, tmp_path):
     html, twin_page = page.read_text("utf-8"), page.with_name("report.md").read_text("utf-8")
     assert "Look-alikes and their unsafe twins" in html
     assert "| Pairs told apart: look-alike answered, twin declined (direct) | higher |" in twin_page
-    assert "direct/pairs/told_apart" in report.figures_of(small["before"])
+    told = report.figures_of(small["before"])
+    assert "direct/pairs/told_apart" in told and "sources" not in told
 
 
 def test_without_twins_nothing_is_told_of_them(small, tmp_path):

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from demur import measures, records
 from demur.errors import UserError
-from demur.report import along, card, comparable, lines, results, twins, words
+from demur.report import along, by_source, card, comparable, lines, results, twins, words
 from demur.report.along import Across
 from demur.report.card import Origin
 from demur.report.chosen import choose
@@ -103,8 +103,16 @@ def side_by_side(
 
 
 def figures_of(folder: Path, primary: str = "refusal") -> dict[str, Any]:
-    """Every figure of an evaluation folder as plain values. Raises UserError for a partial one."""
-    return results.figures(twins.measured(measures.load(folder), primary))
+    """Every figure of an evaluation folder as plain values, and by source under ``sources``.
+
+    That is there where one kind of request comes from several. Raises UserError for a partial
+    folder.
+    """
+    loaded = measures.load(folder)
+    found = results.figures(twins.measured(loaded, primary))
+    sides = by_source.by_source([loaded], primary)
+    parts = {name: results.figures(f for [f] in side.table.values()) for name, side in sides.items()}
+    return found | ({"sources": parts} if parts else {})
 
 
 def _refuse_file(out: Path) -> None:
