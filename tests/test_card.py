@@ -11,6 +11,8 @@ import pytest
 from huggingface_hub import EvalResult, ModelCard
 
 from demur import records, report
+from demur.judges import harm
+from demur.records import Completion
 from demur.report.card import MARK, PLACEHOLDER, Origin
 from test_report import HOSTILE, attempts, behaviors, lay, model, run, world
 
@@ -36,7 +38,7 @@ def test_the_metadata_are_read_back(made: Path) -> None:
     assert (data.library_name, data.base_model_relation) == ("peft", "adapter")
     assert (data.pipeline_tag, data.datasets) == ("text-generation", ["org/set"])
     assert data.tags == ["demur", "safety", "ta_sft"]
-    assert data.model_name == "TA-SFT"
+    assert data.model_name == "SmolLM2-135M-Instruct-TA-SFT"
     other = card(made / "train-derta").data
     assert (other.library_name, other.base_model_relation) == ("transformers", "finetune")
 
@@ -63,6 +65,28 @@ def test_the_results_are_the_reports(made: Path) -> None:
         "prefill:k=5/harmful",
     )
     assert answered.metric_type == "complied_rate"
+
+
+def test_a_rate_tells_its_judge_and_the_version(tmp_path: Path) -> None:
+    asked = behaviors(3)
+    shares = {"harmful": 0.5, "k=5": 0.5, "k=20": 0.5, "lookalike": 0.0, "everyday": 0.0}
+    folders = {name: model(tmp_path / name, asked, shares) for name in ("before", "after")}
+    for folder in folders.values():
+        given = records.read(folder / "completions.jsonl", Completion)
+        records.append(folder / "verdicts.jsonl", harm.judge(given, harm.Settings()))
+    training = run(tmp_path / "train", "derta", {"harmful": 3})
+    origin = Origin("org/base")
+    report.build(folders, tmp_path / "out", {"after": training}, origin=origin, primary="harm")
+    data: Any = card(training).data
+    assert data.model_name == "base-derta"  # `after` is what it is called within its run
+    told = {
+        (r.metric_type, r.metric_args.get("judge"), r.metric_args.get("judge_version"))
+        for r in data.eval_results
+    }
+    assert ("harmful_rate", "harm", harm.VERSION) in told
+    assert {judge for kind, judge, _ in told if kind == "refused_rate"} == {"refusal"}
+    assert {judge for kind, judge, _ in told if kind == "broken_rate"} == {"broken"}
+    assert {judge for kind, judge, _ in told if kind.endswith("nll")} <= {None}
 
 
 def test_the_text_says_what_was_measured_and_what_it_is_worth(made: Path) -> None:

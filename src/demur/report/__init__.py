@@ -111,7 +111,9 @@ def figures_of(folder: Path, primary: str = "refusal") -> dict[str, Any]:
     loaded = measures.load(folder)
     found = results.figures(twins.measured(loaded, primary))
     sides = by_source.by_source([loaded], primary)
-    parts = {name: results.figures(f for [f] in side.table.values()) for name, side in sides.items()}
+    parts = {
+        name: results.figures(f for [f] in side.table.values()) for name, side in sides.items()
+    }
     return found | ({"sources": parts} if parts else {})
 
 

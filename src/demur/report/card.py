@@ -88,9 +88,15 @@ def _data(name: str, folder: Path, found: Measured, origin: Origin) -> ModelCard
         library_name="peft" if adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["demur", "safety", str(found.training[name].manifest.get("recipe", "trained"))],
-        model_name=words.line(name),
+        model_name=words.line(_called(name, found, origin)),
         eval_results=list(_results(name, found)),
     )
+
+
+def _called(name: str, found: Measured, origin: Origin) -> str:
+    """A model's own name: what it was made from, and how; `after` is a name within a run alone."""
+    how = name if name != "after" else found.training[name].manifest.get("recipe", name)
+    return f"{Path(origin.hub or origin.model).name}-{how}"
 
 
 def _results(name: str, found: Measured) -> Iterator[EvalResult]:
@@ -110,7 +116,7 @@ def _results(name: str, found: Measured) -> Iterator[EvalResult]:
                 metric_type=label if label.endswith("nll") else f"{label}_rate",
                 metric_name=words.line(figure.title),
                 metric_value=round(value, 6),
-                metric_args=_args(figure),
+                metric_args=_args(figure) | _judge(label, figure, found),
             )
 
 
@@ -126,6 +132,14 @@ def _args(figure: Figure) -> dict[str, Any]:
     return interval | (
         {"k": value.k, "unscored": value.unscored} if isinstance(value, Rate) else {}
     )
+
+
+def _judge(label: str, figure: Figure, found: Measured) -> dict[str, str]:
+    """Whose count it is, and by which of its versions; nothing of what nobody judged."""
+    judge = "broken" if label == "broken" else measures.judge_of(label, found.primary)
+    counted = isinstance(figure.value, Rate) and judge in found.versions
+    told = {"judge": judge, "judge_version": found.versions[judge]} if counted else {}
+    return {key: words.line(text) for key, text in told.items()}
 
 
 def _made(made: Mapping[str, Any], evaluated: Mapping[str, Any]) -> dict[str, str]:
