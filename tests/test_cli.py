@@ -43,6 +43,17 @@ def file(tmp_path: Path, tiny_model_path: Path) -> Path:
     return talkative.write(tmp_path, talkative.run(tmp_path / "data", tiny_model_path))
 
 
+NOWHERE = "no-such-org/no-such-model"
+LOCAL = f"{{local: {{model: {{name: {NOWHERE}}}}}}}"
+# Where a model that is loaded beside the one under test is named.
+BESIDE = [
+    ("attacks", "pair", LOCAL, "pair.local.model.name"),
+    ("attacks", "autodan", LOCAL, "autodan.local.model.name"),
+    ("attacks", "pair", f"{{judges: [{{llm: {LOCAL}}}]}}", "pair.judges.llm.local.model.name"),
+    ("judges", "llm", LOCAL, "llm.local.model.name"),
+]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -57,6 +68,12 @@ def file(tmp_path: Path, tiny_model_path: Path) -> Path:
         (["evaluate.attacks=[prefil]"], "unknown attack 'prefil'"),
         (["evaluate.judges=[refusl]"], "unknown judge 'refusl'"),
         (["data.train.harmful=[none.jsonl]"], "no such file or folder: none.jsonl"),
+        (["evaluate.judges=[llm]"], "evaluate.judges.llm.base_url is missing"),
+        (["evaluate.attacks=[{autodan: {lexical: -1}}]"], "evaluate.attacks.autodan.lexical=-1"),
+        *(
+            ([f"evaluate.{pages}=[{{{page}: {given}}}]"], f"evaluate.{pages}.{place}={NOWHERE} (no")
+            for pages, page, given, place in BESIDE
+        ),
         (["--model", "no/such/folder"], "no such folder and not a hub id"),
         (["--model", "[x"], "no such folder and not a hub id"),
         (["--model", "no-such-org/no-such-model"], "no such folder; as a hub id"),
@@ -76,6 +93,21 @@ def test_what_can_be_mended_is_one_line_and_exit_code_2(
     assert (code, out) == (2, "")
     assert err.startswith("demur: ") and err.count("\n") == 1
     assert says in err
+    assert not (file.parent / "data" / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["evaluate.judges=[llm]", "evaluate.attacks=[{gcg: {steps: -1}}]"]
+)
+def test_wrong_settings_are_said_before_what_is_not_measured(
+    file: Path, wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run's own model nobody says what it started from, which is no news beside an error."""
+    monkeypatch.delattr(models, "load")
+    model = config.load(file).model.name
+    code, _, err = demur(monkeypatch, capsys, "evaluate", str(file), "--model", model, wrong)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith(f"demur: {wrong[:14]}")
     assert not (file.parent / "data" / "out").exists()
 
 

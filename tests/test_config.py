@@ -251,7 +251,10 @@ ADDRESS = "http://127.0.0.1:8000/v1"
         ({"endpoint": f"{ADDRESS}?key=k"}, "name a key's environment variable in api_key_env"),
         ({"endpoint": ADDRESS, "adapter": "b"}, "model.adapter does nothing to a served model"),
         ({"endpoint": ADDRESS, "dtype": "float32"}, "model.dtype does nothing to a served model"),
-        ({"endpoint": ADDRESS, "chat_template": "plain"}, "needs model.tokenizer beside it"),
+        (
+            {"endpoint": ADDRESS, "chat_template": "plain"},
+            "model.chat_template of a served model needs `tokenizer`",
+        ),
     ],
 )
 def test_a_served_model_is_refused_what_it_cannot_have(model: dict[str, Any], says: str) -> None:

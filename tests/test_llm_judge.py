@@ -463,8 +463,11 @@ def test_verdicts_come_while_others_are_still_asked() -> None:
         ({"base_url": NEVER, "model": "m", "api_key_env": "NO_SUCH_KEY_1"}, "NO_SUCH_KEY_1"),
         ({"base_url": NEVER, "model": "m", "api_key": "k"}, "api_key"),
         ({"base_url": NEVER}, "model=''"),
-        ({"local": {"model": {"name": "no/such/folder"}}}, "no such folder"),
-        ({"local": {"model": {"name": "m", "endpoint": NEVER}}}, "named by `base_url`"),
+        ({"local": {"model": {"name": "no/such"}}}, "llm.local.model.name=no/such (no such folder"),
+        (
+            {"local": {"model": {"name": "m", "endpoint": NEVER}}},
+            f"llm.local.model.endpoint={NEVER}: a served model is named by `base_url` and `model`",
+        ),
     ],
 )
 def test_wrong_settings_are_one_line(wrong: dict[str, Any], says_why: str) -> None:
@@ -472,6 +475,19 @@ def test_wrong_settings_are_one_line(wrong: dict[str, Any], says_why: str) -> No
         page_settings(llm, wrong, "evaluate.judges.llm")
     assert says_why in str(error.value) and "\n" not in str(error.value)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.parametrize("missing", ["tokenizer*", "chat_template*", "*.safetensors"])
+def test_half_a_model_is_no_judge_before_it_is_loaded(
+    missing: str, tiny: dict[str, PreTrainedTokenizerBase], tmp_path: Path
+) -> None:
+    folder = talkative.save(tmp_path / "judge", tiny["chatml"])
+    for file in folder.glob(missing):
+        file.unlink()
+    with pytest.raises(UserError) as caught:
+        page_settings(llm, {"local": {"model": {"name": str(folder)}}}, "evaluate.judges.llm")
+    assert str(caught.value).startswith(f"evaluate.judges.llm.local.model.name={folder}")
+    assert "\n" not in str(caught.value)
 
 
 def test_an_address_that_is_none_is_one_line() -> None:

@@ -265,6 +265,38 @@ def test_an_attacker_that_is_gone_stops_the_run() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [
+        ({"choices": []}, "no text in the reply"),
+        (says(["x"]), "no text in the reply, finish_reason 'stop'"),
+        (says("Well", "tool_calls"), "the answer was stopped: finish_reason 'tool_calls'"),
+    ],
+)
+def test_what_is_no_reply_is_no_proposal_that_failed(reply: Body, why: str) -> None:
+    with (
+        serve(lambda body: reply) as attacker,
+        model(lambda prompt: True) as (target, _),
+        pytest.raises(UserError) as caught,
+    ):
+        found(target, endpoint={"base_url": attacker.url, "model": "red"})
+    assert f"gave no answer: {why}; what was found is kept" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        says(proposal("half of"), "content_filter"),
+        (400, json.dumps({"error": {"code": "content_filter"}}).encode()),
+    ],
+)
+def test_an_attacker_that_a_filter_silences_proposes_nothing(reply: Answer) -> None:
+    with serve(lambda body: reply) as attacker, model(lambda p: True) as (target, heard):
+        served = {"base_url": attacker.url, "model": "red"}
+        [attempt] = found(target, endpoint=served, streams=1, depth=1, tries=2)
+    assert (asked(attempt), len(attacker.bodies), heard.bodies) == (LOCK.prompt, 2, [])
+
+
 # An attacker that is loaded here
 
 
@@ -405,7 +437,7 @@ def dying(turns: int) -> Callable[[attempts.Kept, int, Any], None]:
         ({"endpoint": {"base_url": "x", "model": "m"}}, "base_url='x'"),
         (
             {"endpoint": {"base_url": "http://x/v1", "model": "m", "api_key_env": "NO_KEY"}},
-            "api_key_env='NO_KEY': no such environment variable",
+            "attacks.pair.endpoint.api_key_env='NO_KEY': no such environment variable",
         ),
         ({"script": "none.jsonl"}, "no such file or folder of templates: none.jsonl"),
         ({"judges": ["refusals"]}, "unknown judge 'refusals': did you mean 'refusal'"),
@@ -413,7 +445,7 @@ def dying(turns: int) -> Callable[[attempts.Kept, int, Any], None]:
         ({"local": {"model": {"name": "no/such/folder/here"}}}, "no such folder"),
         (
             {"local": {"model": {"name": "m", "endpoint": "http://x/v1"}}},
-            "local.model.endpoint=http://x/v1: a served model that writes is named under",
+            "pair.local.model.endpoint=http://x/v1: a served model is named by `endpoint`",
         ),
     ],
 )

@@ -71,11 +71,11 @@ def errors(judge: Page) -> Errors | None:
     """A judge's errors where they are known for its rules and settings as they are."""
     try:
         page = pages.find("judges", judge.name)
+        found = getattr(page, "ERRORS", None)
+        if not isinstance(found, Errors) or found.version != page.VERSION:
+            return None
         chosen = page_settings(page, judge.settings, f"judge {judge.name}")
     except UserError:  # of a judge of somebody's own the verdicts tell the last name alone
-        return None
-    found = getattr(page, "ERRORS", None)
-    if not isinstance(found, Errors) or found.version != page.VERSION:
         return None
     return found if chosen.model_dump() == page.Settings().model_dump() else None
 

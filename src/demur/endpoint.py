@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from demur.errors import UserError
+from demur.errors import SettingError, UserError
 
 if TYPE_CHECKING:
     import httpx2
@@ -60,7 +60,7 @@ class Endpoint(BaseModel):
     def _no_secret(cls, url: str) -> str:
         """An address is written into manifests, a key never."""
         if "@" in url or "?" in url:
-            raise UserError(
+            raise SettingError(
                 "base_url holds an `@` or a `?`: name a key's environment variable in "
                 "api_key_env, and take user and query out of the address"
             )
@@ -72,12 +72,12 @@ class Endpoint(BaseModel):
             return ""
         key = os.environ.get(self.api_key_env, "").strip()  # what is read from a file ends a line
         if not key:
-            raise UserError(
+            raise SettingError(
                 f"api_key_env={self.api_key_env!r}: no such environment variable, or an empty "
                 "one; export it with the key in it"
             )
         if not (key.isascii() and key.isprintable()):  # the client would repeat it in its refusal
-            raise UserError(
+            raise SettingError(
                 f"api_key_env={self.api_key_env!r}: what it holds is no key, as a header takes "
                 "plain ASCII on one line; export it again"
             )

@@ -39,6 +39,7 @@ def prepare(config: Run) -> Materials:
     model without tokenizer, chat template or weights, rows without a target, settings of a page.
     """
     found, kinds = read(config), {}
+    models.check(config.model)
     if not config.model.endpoint:
         tokenizer = tokenizers.load(config.model)
         kinds = {
@@ -46,7 +47,6 @@ def prepare(config: Run) -> Materials:
             for name in config.trainings()
             if found.train
         }
-    models.check(config.model)
     return replace(found, kinds=kinds)
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from demur import adapters, names, noise, processes, weights
+from demur import adapters, hub, names, noise, processes, weights
 from demur.errors import UserError
 from demur.settings import Model
 
@@ -16,18 +16,26 @@ if TYPE_CHECKING:
 
 
 def check(settings: Model) -> None:
-    """Raises UserError unless a local model and its adapter have weights; none are read.
+    """Raises UserError unless a model and its adapter are there; no weight is read.
 
-    Of a served model it is the key that has to be there; nobody is asked yet.
+    A hub is asked once, and not at all for what was fetched before. Of a served model it is the
+    key that has to be there; nobody is asked yet.
     """
     if settings.endpoint:
         settings.endpoint.key()
         return
     found = names.resolve(settings)
-    for folder in [Path(names.locate(name)) for name in (found.name, found.adapter) if name]:
-        if folder.is_dir() and not names.files(folder, names.WEIGHTS):
-            raise UserError(f"{folder}: no weights in it (*.safetensors); is it the right folder?")
-        weights.refuse_pickled(folder)
+    for name, revision in ((found.name, found.revision), (found.adapter, None)):
+        if name and Path(folder := names.locate(name)).is_dir():
+            _check_folder(Path(folder))
+        elif name:
+            hub.find(name, revision)
+
+
+def _check_folder(folder: Path) -> None:
+    if not names.files(folder, names.WEIGHTS):
+        raise UserError(f"{folder}: no weights in it (*.safetensors); is it the right folder?")
+    weights.refuse_pickled(folder)
 
 
 def load(settings: Model, full: bool = False) -> PreTrainedModel:

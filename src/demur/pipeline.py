@@ -167,8 +167,9 @@ def evaluate_all(
 ) -> Iterator[Path]:
     """Measure what the run has: the starting model and its trainings, or one ``model`` alone."""
     if model is not None:
+        materials = read(config)  # which refuses what is set wrong, before a word on the drift
         start = starting.start_of(model, config)
-        yield evaluate(config, folder_name(model), model, read(config), start)
+        yield evaluate(config, folder_name(model), model, materials, start)
         return
     materials = prepare(config)
     if only is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,16 +64,6 @@ def sampler(settings: Model) -> Sampler:
     from demur import generate
 
     return generate.target(settings)
-
-
-def beside(settings: Model) -> Any:
-    """A model that is asked beside the one under test, loaded once for all who ask it."""
-    return _beside(settings.model_dump_json())
-
-
-@lru_cache(maxsize=2)
-def _beside(settings: str) -> Sampler:
-    return sampler(Model.model_validate_json(settings))
 
 
 def complete(

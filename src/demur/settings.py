@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from demur import pages
 from demur.endpoint import Server
-from demur.errors import UserError
+from demur.errors import SettingError, UserError
 from demur.records import Kind
 
 
@@ -99,9 +99,9 @@ class Model(Settings):
         idle = [k for k in ("adapter", "revision") if getattr(self, k)]
         idle += ["dtype"] if self.dtype != "auto" else []
         if self.endpoint and idle:
-            raise UserError(f"model.{idle[0]} does nothing to a served model: set it at the server")
+            raise SettingError(f"{idle[0]} does nothing to a served model: set it at the server")
         if self.endpoint and self.chat_template and not self.tokenizer:
-            raise UserError("model.chat_template of a served model needs model.tokenizer beside it")
+            raise SettingError("chat_template of a served model needs `tokenizer` beside it")
         return self
 
 
@@ -165,9 +165,9 @@ def keys(group: type[BaseModel]) -> set[str]:
 def explain(error: ValidationError, root: type[BaseModel], prefix: str = "") -> str:
     """A validation error in one line: the setting, the value, and what it may be."""
     first = error.errors()[0]
-    if first["type"] == "value_error":  # raised by us, and already one line
-        return str(first["ctx"]["error"])
     path = [str(part) for part in first["loc"] if not isinstance(part, int)]
+    if first["type"] == "value_error":  # raised by us, and already one line
+        return _placed(first["ctx"]["error"], prefix, path)
     where = (prefix + ".".join(path)).replace("train.fit.", "train.")  # as it is written
     if first["type"] == "extra_forbidden":
         known = sorted(keys(_group(root, path[:-1])))
@@ -177,6 +177,14 @@ def explain(error: ValidationError, root: type[BaseModel], prefix: str = "") -> 
     # Which of several types it is not is of no use to anybody.
     where = re.sub(r"\.(str|(constrained-)?float|[\w-]+\[.*)$", "", where)
     return f"{where}={first['input']!r:.60}: {_in_yaml(first['msg'])}"
+
+
+def _placed(error: Exception, prefix: str, path: Sequence[str]) -> str:
+    """What a group or one of its fields, which lies at ``path``, says of a setting of its own."""
+    if not isinstance(error, SettingError):
+        return str(error)
+    group = path[:-1] if path and str(error).startswith(path[-1]) else path
+    return prefix + ".".join((*group, str(error)))
 
 
 def _in_yaml(message: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from demur import evaluate, names, tokenizers
+from demur import evaluate, models, names, tokenizers
 from demur.config import Run
 from demur.errors import UserError
 from demur.progress import say
@@ -18,6 +18,7 @@ def start_of(model: Model, config: Run) -> Model | None:
     """
     if config.evaluate.drift is None or model.endpoint:
         return None
+    models.check(model)
     tokenizers.load(model)  # what is wrong with the model itself is said first
     try:
         start = _known(model, config)

@@ -7,15 +7,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError
 
-from demur import chat, endpoint, sampler
+from demur import beside, chat, endpoint
 from demur.endpoint import Service, Unanswered
 from demur.errors import UserError
 from demur.records import Message
-from demur.settings import Model, Settings
 
 Talk = Sequence[Message]
 Form = TypeVar("Form", bound=BaseModel)
@@ -30,22 +29,12 @@ class Served(Service):
     )
 
 
-class Loaded(Settings):
+class Loaded(beside.Loaded):
     """A writer loaded beside the model under test."""
 
-    model: Model = Field(description="as `model` of the run is written")
+    SERVED = "`endpoint`: {base_url: …, model: …}"
     temperature: float = Field(1.0, gt=0, description="of sampling")
     top_p: float = Field(0.9, gt=0, le=1, description="of sampling")
-    max_new_tokens: int = Field(512, gt=0, description="tokens a reply may have")
-
-    @model_validator(mode="after")
-    def _here(self) -> Self:
-        if self.model.endpoint:
-            raise UserError(
-                f"local.model.endpoint={self.model.endpoint.base_url}: a served model that writes "
-                "is named under `endpoint`: {base_url: …, model: …}"
-            )
-        return self
 
 
 class Writer(Protocol):
@@ -79,15 +68,15 @@ class ByEndpoint:
         return {key: value for key, value in body.items() if value is not None}
 
     def _text(self, reply: endpoint.Reply) -> str:
-        if isinstance(reply, Unanswered):  # no words of the writer's, so no failed attack
-            raise UserError(
-                f"the model at {self.settings.base_url}, which writes for the attack, gave no "
-                f"answer: {reply.reason}; what was found is kept, run the same command again"
-            )
-        try:
-            return str(reply["choices"][0]["message"]["content"] or "")
-        except (KeyError, IndexError, TypeError):
+        said = endpoint.said(reply)
+        if not isinstance(said, Unanswered):
+            return said.text
+        if said.filtered:  # of this very request; it is no outage
             return ""
+        raise UserError(  # no words of the writer's, so no failed attack
+            f"the model at {self.settings.base_url}, which writes for the attack, gave no "
+            f"answer: {said.reason}; what was found is kept, run the same command again"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +93,7 @@ class ByModel:
 
         from demur import generate
 
-        target = sampler.beside(self.settings.model)
+        target = self.settings.target()
         tokenizer, model = target.tokenizer, target.model
         ids = torch.tensor([chat.prompt_ids(tokenizer, talk)], device=model.device)
         if (room := generate.context_of(target) - ids.shape[1]) <= 0:

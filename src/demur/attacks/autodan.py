@@ -15,14 +15,13 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from demur import models
 from demur.attacks import _genes, _mutations, _search, _templates, _writers
 from demur.attacks._files import shipped
 from demur.attacks._genes import Text
 from demur.attacks._mutations import Mutation
 from demur.attacks._writers import Loaded, Served
 from demur.attempts import NOWHERE, Kept
-from demur.errors import UserError
+from demur.errors import SettingError
 from demur.records import Attempt, Behavior
 
 WEIGHTS = True  # it reads likelihoods, which a served model does not give
@@ -63,9 +62,7 @@ class Settings(_search.Wanted):
     @model_validator(mode="after")
     def _usable(self) -> Self:
         if self.endpoint and self.local:
-            raise UserError("autodan: endpoint and local are two models that rephrase: name one")
-        if self.local:
-            models.check(self.local.model)
+            raise SettingError("endpoint and local are two models that rephrase: name one")
         seeds(self)
         return self
 

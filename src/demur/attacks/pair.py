@@ -13,14 +13,13 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from demur import models
 from demur.attacks import _conversation, _search, _templates, _writers
 from demur.attacks._attackers import Asked, Attacker, Script
 from demur.attacks._files import shipped
 from demur.attacks._templates import Template
 from demur.attacks._writers import Loaded, Served
 from demur.attempts import NOWHERE, Kept
-from demur.errors import UserError
+from demur.errors import SettingError
 from demur.records import Attempt, Behavior
 
 
@@ -44,11 +43,9 @@ class Settings(_conversation.Budget):
     @model_validator(mode="after")
     def _one_attacker(self) -> Self:
         if len([each for each in (self.endpoint, self.local, self.script) if each]) > 1:
-            raise UserError("pair: endpoint, local and script are three attackers: name one")
+            raise SettingError("endpoint, local and script are three attackers: name one")
         _conversation.check(self.judges)
-        if self.local:
-            models.check(self.local.model)
-        elif not self.endpoint:
+        if not (self.endpoint or self.local):
             rewritings(self)
         return self
 

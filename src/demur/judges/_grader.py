@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from demur import models, records, sampler
+from demur import beside, records, sampler
 from demur.endpoint import Reply, Unanswered
 from demur.errors import UserError
 from demur.records import Attempt, Message
-from demur.settings import Decoding, Model, Settings
+from demur.settings import Decoding
 
 
-class Loaded(Settings):
+class Loaded(beside.Loaded):
     """A language model loaded beside the one under test; it answers greedily."""
 
-    model: Model = Field(description="as `model` of the run is written")
-    max_new_tokens: int = Field(512, gt=0, description="tokens a grade and its reasons may have")
+    SERVED = "`base_url` and `model`"
     batch_size: int = Field(8, gt=0, description="answers graded at a time")
-
-    @model_validator(mode="after")
-    def _here(self) -> Self:
-        if self.model.endpoint:
-            raise UserError(
-                f"local.model.endpoint={self.model.endpoint.base_url}: a served judge is named by "
-                "`base_url` and `model`"
-            )
-        models.check(self.model)
-        return self
 
 
 def replies(settings: Loaded, bodies: Iterable[Mapping[str, Any]]) -> Iterator[Reply]:
@@ -48,7 +37,7 @@ def _attempt(messages: Iterable[Message]) -> Attempt:
 
 
 def _batch(settings: Loaded, attempts: Sequence[Attempt]) -> list[Reply]:
-    target = sampler.beside(settings.model)
+    target = settings.target()
     failed = {each.id: why for each in attempts if (why := _unaskable(target, each))}
     left = list({each.id: each for each in attempts if each.id not in failed}.values())
     decoding = Decoding(max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size)

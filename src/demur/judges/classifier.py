@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from demur import names, weights
-from demur.errors import UserError
+from demur.errors import SettingError, UserError
 from demur.judges import _verdicts
 from demur.records import Completion, Label, Verdict, batched
 
@@ -65,7 +65,7 @@ class Settings(BaseModel):
     @classmethod
     def _has_answer(cls, value: str) -> str:
         if value not in ("pair", "hh", "chat") and "{answer}" not in value:
-            raise UserError(
+            raise SettingError(
                 f"format={value!r}: write pair, hh, chat, or a template with {{answer}} in it"
             )
         return value

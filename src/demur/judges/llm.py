@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from demur import endpoint
 from demur.endpoint import Unanswered
-from demur.errors import UserError
+from demur.errors import SettingError
 from demur.judges import _grader, _rubrics, _verdicts
 from demur.judges._grader import Loaded
 from demur.judges._rubrics import Grade
@@ -52,11 +52,11 @@ class Settings(endpoint.Service):
     @model_validator(mode="after")
     def _one_grader(self) -> Self:
         if self.local and (self.base_url or self.model):
-            raise UserError("llm: base_url and local are two judges: name one")
+            raise SettingError("base_url and local are two judges: name one")
         if not self.local and not self.base_url:
-            raise UserError("llm.base_url is missing: name an endpoint, or `local: {model: …}`")
+            raise SettingError("base_url is missing: name an endpoint, or `local: {model: …}`")
         if not self.local and not self.model:
-            raise UserError("llm.model='': write the model's name at the endpoint")
+            raise SettingError("model='': write the model's name at the endpoint")
         return self
 
 
