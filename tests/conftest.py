@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import talkative
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
@@ -24,6 +26,7 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "NO_PROXY": "127.0.0.1",  # where tests serve
 }
 # Typer takes these, which a hosted test machine sets, for a terminal with colours, at import.
 for name in ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TERMINAL_WIDTH"):
@@ -190,6 +193,14 @@ def tiny_model_path(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def talker(
+    tiny: dict[str, PreTrainedTokenizerBase], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with a random model that says words, see `talkative`."""
+    return talkative.save(tmp_path_factory.mktemp("talkative"), tiny["chatml"])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 import talkative
+from command import demur
 from demur import (
     checkpoints,
     config,
@@ -26,7 +27,6 @@ from demur.config import Run
 from demur.errors import UserError
 from demur.records import Behavior, Completion
 from demur.settings import Model
-from test_compare import demur
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import talkative
+from command import demur
 from demur import __version__, cli, config, models, pipeline
 
 VERBS = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
@@ -25,17 +26,6 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("TERMINAL_WIDTH", "80")
     monkeypatch.setenv("NO_COLOR", "1")
-
-
-def demur(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
-) -> tuple[int, str, str]:
-    """Exit code, standard output and standard error of a command."""
-    monkeypatch.setattr(sys, "argv", ["demur", *arguments])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    code = caught.value.code
-    return (int(code or 0), *capsys.readouterr())
 
 
 @pytest.fixture

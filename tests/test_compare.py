@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from demur import cli, manifest, metrics, records, report
+from command import demur
+from demur import manifest, metrics, records, report
 from demur.errors import UserError
 from demur.records import Attempt, Behavior, Completion, Label, Message, Verdict
 from test_report import ANSWER, REFUSAL, attempts, behaviors, judged, lay, run
@@ -41,15 +41,6 @@ def evaluated(folder: Path, declined: int, unsafe: int | None = None, **evaluate
 
 def compared(*folders: Path, **more: Any) -> dict[str, Any]:
     return report.side_by_side(folders, **{"force": False} | more).plain()
-
-
-def demur(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
-) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["demur", *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        cli.main()
-    return (int(caught.value.code or 0), *capsys.readouterr())
 
 
 def test_two_runs_by_hand(tmp_path: Path) -> None:

@@ -30,11 +30,6 @@ EXHIBIT = r"--- {name} ([0-9a-f]{{16}}) ---\n(.*)\n--- END OF {name} \1 ---"
 NEVER = "http://127.0.0.1:9/v1"
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
 def completion(text: str, prompt: str = "How do I do it?", **fields: Any) -> Completion:
     base = {"attempt": "a", "behavior": "b", "kind": "harmful", "attack": "direct"}
     return Completion(**(base | fields), prompt=prompt, text=text)

@@ -11,11 +11,6 @@ from demur.records import Completion, Verdict
 from endpoint import Answer, Body, serve
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
 def judged(texts: list[str], url: str, **settings: Any) -> list[Verdict]:
     asked = [
         Completion(attempt="a", behavior="b", kind="harmful", attack="x", prompt="How?", text=text)

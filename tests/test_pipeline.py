@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -38,9 +38,6 @@ from demur.errors import UserError
 from demur.records import Attempt, Completion, Example, Verdict
 from demur.settings import Model
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 # What a run leaves that has to be the same whatever happened to it on the way.
 RESULTS = (
     "collect/train.jsonl",
@@ -55,13 +52,6 @@ RESULTS = (
         for file in ("behaviors", "attempts", "completions", "verdicts", "likelihood", "drift")
     ),
 )
-
-
-@pytest.fixture(scope="module")
-def talker(
-    tiny: dict[str, PreTrainedTokenizerBase], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    return talkative.save(tmp_path_factory.mktemp("talkative"), tiny["chatml"])
 
 
 @pytest.fixture(scope="module")

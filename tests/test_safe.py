@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -28,22 +28,7 @@ from demur.records import Behavior, Completion, Example, Message
 from demur.settings import Decoding, Model
 from endpoint import Answer, Body, Heard, says, serve
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 NO = "I'm sorry, but I can't help with that. I can help you lock your own door."
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture(scope="module")
-def talker(
-    tiny: dict[str, PreTrainedTokenizerBase], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    return talkative.save(tmp_path_factory.mktemp("talkative"), tiny["chatml"])
 
 
 def example(prompt: str, **answers: Any) -> Example:

@@ -19,13 +19,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def talker(
-    tiny: dict[str, PreTrainedTokenizerBase], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    return talkative.save(tmp_path_factory.mktemp("talkative"), tiny["chatml"])
-
-
-@pytest.fixture(scope="module")
 def other(talker: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model, pushed a little."""
     folder, start = tmp_path_factory.mktemp("other"), Model(name=str(talker), dtype="float32")
