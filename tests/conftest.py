@@ -203,6 +203,22 @@ def talker(
     return talkative.save(tmp_path_factory.mktemp("talkative"), tiny["chatml"])
 
 
+@pytest.fixture(scope="session")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """The page of the large world of `worlds` and the folder it is in; written once, only read."""
+    import worlds
+
+    return worlds.large(tmp_path_factory.mktemp("large"))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> dict[str, Path]:
+    """The small world of `worlds`, whose counts are made by hand."""
+    import worlds
+
+    return worlds.small(tmp_path)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Unpacked models go to a folder of this session, never to the user's own."""

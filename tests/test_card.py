@@ -14,7 +14,7 @@ from demur import records, report
 from demur.judges import harm
 from demur.records import Completion
 from demur.report.card import MARK, PLACEHOLDER, Origin
-from test_report import HOSTILE, attempts, behaviors, lay, model, run, world
+from worlds import HOSTILE, attempts, behaviors, lay, model, run, world
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from command import demur
 from demur import manifest, metrics, records, report
 from demur.errors import UserError
 from demur.records import Attempt, Behavior, Completion, Label, Message, Verdict
-from test_report import ANSWER, REFUSAL, attempts, behaviors, judged, lay, run
+from worlds import ANSWER, REFUSAL, attempts, behaviors, judged, lay, run
 
 EVALUATE = {
     "attacks": [{"name": "direct", "settings": {}}],

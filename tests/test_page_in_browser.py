@@ -11,7 +11,7 @@ import browser
 from browser import Browser
 from demur import report
 from demur.records import Attempt, Message
-from test_report import HOSTILE, behaviors, lay, run, world
+from worlds import HOSTILE, behaviors, lay, run, world
 
 if browser.PROGRAM is None:
     pytest.skip("no Chromium to look at the page with", allow_module_level=True)
