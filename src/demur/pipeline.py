@@ -93,6 +93,7 @@ def train(config: Run, name: str = "after", materials: Materials | None = None) 
         "unsafe": sum(example.rejected is not None for example in data),
         "seed": config.seed,
     } | drawing.facts()
+    training.last_checkpoint(out, setting.fit)  # or a refusal, before a weight is loaded
     manifest.begin(out, made_from, facts)
     say(f"training {name!r} ({setting.recipe}) on {len(rows)} rows")
     model = models.load(config.model, full=setting.fit.lora is None)

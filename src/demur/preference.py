@@ -90,6 +90,8 @@ def trainer(
     """
     import trl
 
+    from demur.trainer import on_one_device
+
     check(rows := draw(0), target, train)
     fit, adapted = train.fit, hasattr(model, "peft_config")
     settings = getattr(trl, f"{target.trainer}Config")(
@@ -98,6 +100,7 @@ def trainer(
         max_length=fit.max_length,
         disable_dropout=not (fit.lora and fit.lora.dropout),
     )
+    on_one_device(settings)
     pairs = target.trainer == "DPO"
     per_pass = settings.per_device_train_batch_size * settings.world_size
     data = Epochs(_two_by_two(draw) if pairs else draw, {}, settings.seed, per_pass, None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from demur import adapters, heads, losses, objective, packing, progress, terms
 from demur.fused_walk import Kept
@@ -92,8 +92,8 @@ class RowTrainer(Trainer):
         """The micro-batches of one step; the terms of all processes are counted here."""
         batches, _ = super().get_batch_samples(iterator, size, device)
         counts = [terms.count(batch, self._target) for batch in batches]
-        local = torch.tensor(counts or [(0, 0, 0)], dtype=torch.float64, device=device).sum(0)
-        self._terms = self.accelerator.reduce(local).tolist()
+        local = torch.tensor(counts or [(0, 0, 0)]).sum(0).to(device)  # whole numbers: see `wide`
+        self._terms = self.accelerator.reduce(local, "sum").tolist()
         if self._weight is None:
             self._balance(batches)
         return batches, None
@@ -167,7 +167,7 @@ class RowTrainer(Trainer):
 
     def _tally(self, counts: dict[str, torch.Tensor]) -> None:
         for name, value in counts.items():
-            self._seen[name] = self._seen.get(name, 0.0) + value.double()
+            self._seen[name] = self._seen.get(name, 0.0) + value.to(wide(value.device))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each component, averaged over its own terms since the last log."""
@@ -183,40 +183,19 @@ class RowTrainer(Trainer):
         return dict(zip(names, self.accelerator.reduce(torch.stack(sums)).tolist(), strict=True))
 
 
-class LogFile(TrainerCallback):
-    """Keeps the steps so far in log.jsonl, one line each; a resume forgets those it repeats."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        if state.is_world_process_zero:
-            replace(self._path, "".join(map(_line, filter(_is_step, state.log_history))))
-
-    def on_log(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        if state.is_world_process_zero and _is_step(state.log_history[-1]):
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(_line(state.log_history[-1]))
+def wide(device: torch.device) -> torch.dtype:
+    """What sums are kept in: the GPUs of Apple have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
-def _is_step(entry: dict[str, Any]) -> bool:
-    return "loss" in entry
+def on_one_device(arguments: TrainingArguments) -> None:
+    """One process, one device: for more, transformers takes nn.DataParallel.
 
-
-def _line(entry: dict[str, Any]) -> str:
-    return json.dumps(entry, sort_keys=True) + "\n"  # as a checkpoint brings it back
-
-
-class Progress(TrainerCallback):
-    """A bar over the optimizer steps with the loss beside it."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        self._bar = progress.Bar("training", state.max_steps, state.global_step)
-        self._bar.start()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
-        if "loss" in (logs or {}):
-            self._bar.step(state.global_step, f"loss {logs['loss']:.3f}")
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        self._bar.stop()
+    That cuts each pass along its first dimension, in which packed rows have length 1.
+    """
+    if arguments.n_gpu > 1:
+        progress.say(
+            f"one of {arguments.n_gpu} GPUs is trained on: to use them all, launch `demur train` "
+            "by accelerate launch or torchrun (docs/cluster.md)"
+        )
+        arguments._n_gpu = 1

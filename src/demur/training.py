@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -29,15 +30,18 @@ from demur import (
     terms,
 )
 from demur.batches import Epochs, order
+from demur.callbacks import Finite, LogFile, Progress
 from demur.draws import Draws
 from demur.encoder import Encoder
 from demur.errors import UserError
-from demur.fitting import Train
+from demur.fitting import Fit, Train
 from demur.objective import Objective
 from demur.preference import Preference
 from demur.records import Example, replace
 from demur.supervision import IGNORE, Row
-from demur.trainer import LogFile, Progress, RowTrainer
+from demur.trainer import RowTrainer, on_one_device
+
+STEP = "step.json"  # how many rows a step has, for whoever goes on from a checkpoint
 
 
 def rows(
@@ -125,17 +129,31 @@ def fit(
 
     Checkpoints, logs and the saved model are transformers' own; a run that was killed goes on
     from its last whole checkpoint and ends as if it had not been.
+    Raises UserError for another number of rows a step than that checkpoint was made with, and
+    for a loss that is no number any more.
     """
+    last = last_checkpoint(out, train.fit)
     target, drawing = _target(train), Drawing(examples, tokenizer, train, seed)
     make: Any = preference.trainer if isinstance(target, Preference) else _row_trainer
     trainer = make(model, tokenizer, drawing, train, target, _arguments(train, out, seed))
     _warn(drawing.encode)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(Progress())
-    trainer.add_callback(LogFile(out / "log.jsonl"))
-    trainer.train(resume_from_checkpoint=_last_checkpoint(out))
+    callbacks = Progress(), LogFile(out / "log.jsonl"), Finite()
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    if _steps(trainer, train.fit) == 1:
+        trainer.args.warmup_steps = 0  # its only step would have a learning rate of 0
+    _keep_step(out, train.fit)
+    with callbacks[0]:
+        trainer.train(resume_from_checkpoint=last)
     trainer.save_model(str(out))
+
+
+def _steps(trainer: Any, fit: Fit) -> int:
+    """Optimizer steps from the first to the last."""
+    epoch = len(trainer.train_dataset) / _rows_per_step(fit)
+    return fit.max_steps if fit.max_steps > 0 else math.ceil(fit.epochs * epoch)
 
 
 def _row_trainer(
@@ -147,10 +165,11 @@ def _row_trainer(
     told: dict[str, Any],
 ) -> RowTrainer:
     arguments, seed = TrainingArguments(**told), told["seed"]
+    on_one_device(arguments)
     pad = chat.pad_id(tokenizer)
     attention = packing.chosen(model, train.fit, arguments.bf16)
     lay, deal = packing.layout(attention, pad, train.fit.batch_size)
-    blank, per_step = supervision.blank_row(pad), _rows_per_step(arguments)
+    blank, per_step = supervision.blank_row(pad), _rows_per_step(train.fit)
     data = Epochs(drawing, train.fit.mix, seed, per_step, blank, deal)
     if train.fit.lora and not hasattr(model, "peft_config"):
         model = adapters.with_lora(model, train.fit.lora, seed)
@@ -227,9 +246,8 @@ def _bf16(choice: bool | None) -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())  # elsewhere a CPU is slower in bfloat16
 
 
-def _rows_per_step(arguments: TrainingArguments) -> int:
-    per_pass = arguments.per_device_train_batch_size * arguments.world_size
-    return int(per_pass * arguments.gradient_accumulation_steps)
+def _rows_per_step(fit: Fit) -> int:
+    return fit.batch_size * fit.accumulation * processes.count()
 
 
 def _support(model: Any, tokenizer: Any, target: Objective, out: Path) -> losses.Support | None:
@@ -275,13 +293,33 @@ def _collate(
     return batch
 
 
-def _last_checkpoint(out: Path) -> str | None:
-    """The newest whole checkpoint; a half-written one, which a kill leaves, is removed."""
+def last_checkpoint(out: Path, fit: Fit) -> str | None:
+    """The newest whole checkpoint; a half-written one, which a kill leaves, is removed.
+
+    Raises UserError if it was made with another number of rows a step: the data would be entered
+    at another place than it was left.
+    """
     for folder in reversed(fitting.checkpoints(out).values()):
         try:
             json.loads((folder / "trainer_state.json").read_text())  # what is written last
         except (OSError, ValueError):
             shutil.rmtree(folder, ignore_errors=True)  # another process may be at it too
         else:
+            _refuse_other_steps(folder, _rows_per_step(fit))
             return str(folder)
     return None
+
+
+def _refuse_other_steps(checkpoint: Path, rows: int) -> None:
+    kept = checkpoint.parent / STEP
+    then = json.loads(kept.read_text())["rows"] if kept.exists() else rows
+    if rows != then:
+        raise UserError(
+            f"{checkpoint} was made with {then} rows a step, and batch_size × accumulation × "
+            f"processes is {rows} now: go on with {then}, or choose another output"
+        )
+
+
+def _keep_step(out: Path, fit: Fit) -> None:
+    if processes.first():
+        replace(out / STEP, json.dumps({"rows": _rows_per_step(fit)}) + "\n")
