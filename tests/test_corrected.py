@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from demur import corrected, judging, measures, metrics, records, report
+from demur import corrected, evaluated, judging, metrics, records, report
 from demur.calibrate import calibrate
 from demur.corrected import Errors
 from demur.judges import harm, refusal
@@ -106,7 +106,7 @@ def answered(folder: Path, texts: dict[str, str], settings: dict[str, Any] | Non
     judges = [Page(name="refusal"), Page(name="broken"), Page(name="harm", settings=settings or {})]
     said: list[Verdict] = [v for page in judges for v in judging.evaluate.verdicts(page, given)]
     told = {"status": "done", "inputs": {"evaluate": {"judges": [p.model_dump() for p in judges]}}}
-    for name, rows in zip(measures.FILES, (asked, tried, given, said), strict=True):
+    for name, rows in zip(evaluated.FILES, (asked, tried, given, said), strict=True):
         records.write(folder / name, rows)
     records.replace(folder / "manifest.json", json.dumps(told))
     return folder

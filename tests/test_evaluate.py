@@ -13,7 +13,7 @@ import talkative
 from demur import evaluate, generate, identity, manifest, models, records, rejudging
 from demur.asking import Evaluate
 from demur.errors import UserError
-from demur.measures import Likelihood
+from demur.evaluated import Likelihood
 from demur.records import Attempt, Behavior, Completion, Verdict
 from demur.settings import Model, Page
 from endpoint import Answer, Body, serve

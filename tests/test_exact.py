@@ -11,10 +11,11 @@ import pyarrow.parquet as parquet
 import pytest
 
 import talkative
-from demur import answers, evaluate, measures, records, sources
+from demur import answers, evaluate, evaluated, measures, outcomes, records, sources
 from demur.asking import Evaluate
 from demur.attacks import few_shot
 from demur.errors import UserError
+from demur.evaluated import Answer
 from demur.judges import exact
 from demur.metrics import McNemar, Rate
 from demur.records import Attempt, Behavior, Completion, Verdict
@@ -156,7 +157,7 @@ def test_what_cannot_be_read_is_wrong_and_never_unscored() -> None:
 def test_accuracy_is_over_all_tasks_whatever_else_is_said() -> None:
     """A right answer that reads as a loop is right; one that nobody read is unscored."""
 
-    def answer(label: str | None, broken: str = "intact") -> measures.Answer:
+    def answer(label: str | None, broken: str = "intact") -> Answer:
         said = {"exact": label, "broken": broken, "refusal": "complied"}
         verdicts = tuple(
             Verdict(completion="c", judge=j, version="1", label=one)
@@ -165,11 +166,11 @@ def test_accuracy_is_over_all_tasks_whatever_else_is_said() -> None:
         )
         asked = Behavior(prompt="?", kind="task", answer="#### 7")
         tried = Attempt(behavior=asked.id, attack="direct", messages=())
-        return measures.Answer(asked, tried, completion("#### 7"), verdicts)
+        return Answer(asked, tried, completion("#### 7"), verdicts)
 
     given = [answer("correct"), answer("correct", "broken"), answer("wrong"), answer(None)]
-    assert measures.flags(given, "correct") == [True, True, False, None]
-    assert measures.flags(given, "broken") == [False, True, False, False]
+    assert outcomes.flags(given, "correct") == [True, True, False, None]
+    assert outcomes.flags(given, "broken") == [False, True, False, False]
 
 
 def test_few_shot_puts_solved_tasks_before_the_question(tmp_path: Path) -> None:
@@ -209,7 +210,7 @@ def test_an_evaluation_counts_the_tasks_it_solved(
     answer = next(c.text for c in said if c.prompt == "bread?")
     again = [Behavior(prompt="bread?", kind="task", answer=answer), asked[1]]
     evaluate.evaluate(model, again, settings, tmp_path / "second")
-    before, after = (measures.load(tmp_path / name) for name in ("first", "second"))
+    before, after = (evaluated.load(tmp_path / name) for name in ("first", "second"))
     counted = {f.key: f.value for f in measures.measure(after)}
     assert counted["direct/task/correct"] == Rate(1, 2)
     assert not (tmp_path / "second" / "likelihood.jsonl").read_text()

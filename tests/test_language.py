@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from demur import language, measures, records
+from demur import evaluated, language, records
 from demur.language import Drift, Language
 from demur.metrics import Estimate, Rate
 from demur.records import Attempt, Behavior, Completion, Kind, Message, Verdict
@@ -69,7 +69,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def measured(folder: Path, kind: Kind = "everyday") -> Language:
-    return language.measure(measures.load(folder))["direct", kind]
+    return language.measure(evaluated.load(folder))["direct", kind]
 
 
 def test_parts_are_shares_of_what_was_scored(folder: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from demur import measures, records
+from demur import evaluated, records
 from demur.errors import UserError
-from demur.measures import Likelihood, figures, outcome
+from demur.evaluated import Likelihood
+from demur.measures import figures
 from demur.metrics import Estimate, Rate
+from demur.outcomes import outcome
 from demur.records import Attempt, Behavior, Completion, Label, Message, Verdict
 from demur.report import compare
 
@@ -174,7 +176,7 @@ def test_the_latest_verdict_of_a_judge_counts(folder):
 
 
 def test_answers_come_in_the_order_of_the_attempts(folder):
-    prompts = [a.completion.prompt for a in measures.load(folder).answers]
+    prompts = [a.completion.prompt for a in evaluated.load(folder).answers]
     assert prompts[:4] == ["harm 0", "harm 1", "harm 2", "harm 3"]
     assert len(prompts) == 12
 
@@ -233,7 +235,7 @@ def test_a_judge_that_never_spoke_is_named(folder):
 
 def test_a_manifest_may_hold_what_json_cannot_say(folder):
     records.replace(folder / "manifest.json", '{"lambda": NaN}')
-    assert measures.load(folder).manifest == {"lambda": "NaN"}
+    assert evaluated.load(folder).manifest == {"lambda": "NaN"}
 
 
 def drawn(folder: Path, *labels: tuple[int, str, Label]) -> Path:
@@ -274,9 +276,9 @@ def test_one_draw_each_has_no_best(tmp_path):
 
 
 def test_the_best_of_several_draws_is_compared_by_behavior(tmp_path):
-    before = measures.load(drawn(tmp_path / "before", *MANY))
+    before = evaluated.load(drawn(tmp_path / "before", *MANY))
     one = drawn(tmp_path / "after", *((n, name, "refused") for n, name, _ in MANY))
-    found = compare.compare(before, measures.load(one), "refusal")
+    found = compare.compare(before, evaluated.load(one), "refusal")
     best = found["jailbreakchat:best of 2/harmful/complied"]
     assert (best.n, best.mcnemar.b, best.mcnemar.c) == (3, 2, 0)
     assert best.difference.value == pytest.approx(-2 / 3)

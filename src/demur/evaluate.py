@@ -21,7 +21,7 @@ from demur import (
 from demur.asking import Evaluate
 from demur.attempts import Chosen, attempted
 from demur.errors import UserError
-from demur.measures import Likelihood
+from demur.evaluated import Likelihood
 from demur.records import Behavior, Completion, Verdict
 from demur.settings import Model, Page, page_settings
 

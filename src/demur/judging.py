@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from demur import config, corrected, evaluate, measures, metrics, pages, records, saved
+from demur import config, corrected, evaluate, metrics, outcomes, pages, records, saved
 from demur.corrected import Errors
 from demur.errors import UserError
 from demur.progress import say
@@ -113,7 +113,7 @@ def _shares(
 
 def _guessed(judge: str, found: Shares) -> Shares:
     """A guess at harm from an answer's form says so beside every number of it."""
-    mark = {"offline_estimate": True} if judge in measures.ESTIMATES else {}
+    mark = {"offline_estimate": True} if judge in outcomes.ESTIMATES else {}
     return {label: share | mark for label, share in found.items()}
 
 

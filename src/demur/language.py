@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict
 
-from demur import measures, metrics, records
-from demur.measures import Answer, Evaluation
+from demur import evaluated, metrics, records
+from demur.evaluated import Answer, Evaluation
 from demur.metrics import Estimate, Rate
 from demur.records import Kind, Verdict
 
@@ -61,7 +61,7 @@ def measure(evaluation: Evaluation) -> dict[tuple[str, Kind], Language]:
     """The language of an evaluation's answers by scenario and kind, in the figures' order."""
     path = evaluation.folder / FILE
     drifts = {d.completion: d for d in records.read(path, Drift)} if path.exists() else {}
-    groups = measures.grouped(evaluation.answers)
+    groups = evaluated.grouped(evaluation.answers)
     return {group: _language(answers, drifts) for group, answers in groups.items()}
 
 

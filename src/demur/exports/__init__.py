@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from demur import measures, pages, records
+from demur import evaluated, pages, records
 from demur.errors import UserError
+from demur.evaluated import Evaluation
 from demur.exports._answers import Wanted
 from demur.report.chosen import choose
 
@@ -33,7 +34,7 @@ def export(
     if out.is_dir():
         raise UserError(f"{out} is a folder: name a file to write to")
     [(called, chosen)] = choose([folder]).items()
-    evaluation = measures.load(chosen.evaluation)
+    evaluation = evaluated.load(chosen.evaluation)
     judge = judge or str(evaluation.manifest.get("primary", "refusal"))
     _check_judge(evaluation, judge)
     told = page.export(evaluation, Wanted(name or called, scenario, judge))
@@ -41,7 +42,7 @@ def export(
     return out
 
 
-def _check_judge(evaluation: measures.Evaluation, judge: str) -> None:
+def _check_judge(evaluation: Evaluation, judge: str) -> None:
     if judge not in evaluation.judges:
         known = ", ".join(evaluation.judges) or "none"
         raise UserError(f"{evaluation.folder}: no verdict of the judge {judge!r}; it has: {known}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from demur import measures
+from demur import evaluated
 from demur.errors import UserError
-from demur.measures import Answer, Evaluation
+from demur.evaluated import Answer, Evaluation
 from demur.records import Kind
 
 
@@ -22,7 +22,7 @@ class Wanted:
 
 def answers(evaluation: Evaluation, scenario: str, kind: Kind) -> list[Answer]:
     """The answers of one scenario to one kind of request. Raises UserError if there is none."""
-    groups = measures.grouped(evaluation.answers)
+    groups = evaluated.grouped(evaluation.answers)
     if (scenario, kind) not in groups:
         known = ", ".join(scenario for scenario, asked in groups if asked == kind) or "none"
         raise UserError(

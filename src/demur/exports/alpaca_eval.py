@@ -10,9 +10,9 @@ Source: tatsu-lab/alpaca_eval 0.6.6.
 
 from __future__ import annotations
 
+from demur.evaluated import Evaluation
 from demur.exports import _answers
 from demur.exports._answers import Wanted
-from demur.measures import Evaluation
 
 
 def export(evaluation: Evaluation, wanted: Wanted) -> list[dict[str, str]]:

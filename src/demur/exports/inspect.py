@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from demur.errors import UserError
+from demur.evaluated import Answer, Evaluation
 from demur.exports import _answers
 from demur.exports._answers import Wanted
-from demur.measures import Answer, Evaluation
 from demur.records import Verdict, fingerprint
 
 STOPS = {"stop": "stop", "length": "max_tokens", "content_filter": "content_filter"}

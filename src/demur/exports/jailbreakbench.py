@@ -13,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from demur import measures
+from demur import outcomes
+from demur.evaluated import Answer, Evaluation
 from demur.exports import _answers
 from demur.exports._answers import Wanted
-from demur.measures import Answer, Evaluation
 from demur.records import Label
 
 SEARCHES = {"gcg": "white_box", "autodan": "white_box", "pair": "black_box", "replay": "transfer"}
@@ -26,7 +26,7 @@ def export(evaluation: Evaluation, wanted: Wanted) -> dict[str, Any]:
     """Parameters and jailbreaks. Raises UserError if no harmful request was asked so."""
     asked = _answers.answers(evaluation, wanted.scenario or "direct", "harmful")
     success: Label = "complied" if wanted.judge == "refusal" else "harmful"
-    ends = [measures.outcome(answer.verdicts, wanted.judge) for answer in asked]
+    ends = [outcomes.outcome(answer.verdicts, wanted.judge) for answer in asked]
     found = [
         _jailbreak(place, answer, end == success)
         for place, (answer, end) in enumerate(zip(asked, ends, strict=True))

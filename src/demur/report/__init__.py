@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from demur import measures, records
+from demur import evaluated, records
 from demur.errors import UserError
 from demur.report import along, by_source, card, comparable, lines, results, twins, words
 from demur.report.along import Across
@@ -108,7 +108,7 @@ def figures_of(folder: Path, primary: str = "refusal") -> dict[str, Any]:
     That is there where one kind of request comes from several. Raises UserError for a partial
     folder.
     """
-    loaded = measures.load(folder)
+    loaded = evaluated.load(folder)
     found = results.figures(twins.measured(loaded, primary))
     sides = by_source.by_source([loaded], primary)
     parts = {

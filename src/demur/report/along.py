@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from demur import language, measures
+from demur import evaluated, language, measures
 from demur.errors import UserError
-from demur.measures import Evaluation, Figure
+from demur.evaluated import Evaluation
+from demur.measures import Figure
 from demur.metrics import Estimate, Rate
 from demur.report import plots, results, twins, words
 from demur.report.results import Measured
@@ -52,7 +53,7 @@ def checkpoints(folders: Mapping[str, Mapping[int, Path]], primary: str) -> dict
     """A line for each training: its evaluations by step. Raises UserError for a partial one."""
     return {
         name: [
-            _point(step, measures.load(folder), primary) for step, folder in sorted(steps.items())
+            _point(step, evaluated.load(folder), primary) for step, folder in sorted(steps.items())
         ]
         for name, steps in folders.items()
     }

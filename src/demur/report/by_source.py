@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from demur import measures
-from demur.measures import Answer, Evaluation
+from demur import evaluated
+from demur.evaluated import Answer, Evaluation
 from demur.report import compare, tables, twins
 from demur.report.compare import Comparison
 from demur.report.words import Table
@@ -47,7 +47,7 @@ def by_source(evaluations: Sequence[Evaluation], primary: str) -> dict[str, Side
 def _split(evaluation: Evaluation) -> dict[str, list[Answer]]:
     """Answers by source, of the scenarios and kinds that have several."""
     found: dict[str, list[Answer]] = {}
-    for answers in measures.grouped(evaluation.answers).values():
+    for answers in evaluated.grouped(evaluation.answers).values():
         if len({answer.behavior.source for answer in answers}) > 1:
             for answer in answers:
                 found.setdefault(answer.behavior.source, []).append(answer)

@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from demur import __version__, measures, packaged, records
+from demur import __version__, measures, outcomes, packaged, records
 from demur.measures import Figure
 from demur.metrics import Rate
 from demur.progress import say
@@ -136,7 +136,7 @@ def _args(figure: Figure) -> dict[str, Any]:
 
 def _judge(label: str, figure: Figure, found: Measured) -> dict[str, str]:
     """Whose count it is, and by which of its versions; nothing of what nobody judged."""
-    judge = "broken" if label == "broken" else measures.judge_of(label, found.primary)
+    judge = "broken" if label == "broken" else outcomes.judge_of(label, found.primary)
     counted = isinstance(figure.value, Rate) and judge in found.versions
     told = {"judge": judge, "judge_version": found.versions[judge]} if counted else {}
     return {key: words.line(text) for key, text in told.items()}

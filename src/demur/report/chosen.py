@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demur.errors import UserError
-from demur.measures import FILES
+from demur.evaluated import FILES
 
 AFTER = "after"
 

@@ -9,7 +9,7 @@ from typing import Any
 from demur import manifest, pages
 from demur.asking import moving
 from demur.errors import UserError
-from demur.measures import Evaluation
+from demur.evaluated import Evaluation
 
 
 def refuse(evaluations: Mapping[str, Evaluation]) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from demur import measures, metrics
-from demur.measures import Answer, Better, Evaluation
+from demur import evaluated, measures, metrics, outcomes
+from demur.evaluated import Answer, Evaluation
 from demur.metrics import Estimate, Flag, McNemar
+from demur.outcomes import Better
 from demur.records import Kind, Label
 from demur.report import twins
 
@@ -54,17 +55,17 @@ def shared(before: Evaluation, after: Evaluation) -> tuple[int, int]:
 
 def unpaired(before: Evaluation, after: Evaluation) -> tuple[int, int]:
     """How many answers of each have no counterpart in the other, and so are in no difference."""
-    one, two = measures.grouped(before.answers), measures.grouped(after.answers)
+    one, two = evaluated.grouped(before.answers), evaluated.grouped(after.answers)
     both = sum(len(_pairs(answers, two.get(group, []))) for group, answers in one.items())
     return len(before.answers) - both, len(after.answers) - both
 
 
 def _rates(before: Evaluation, after: Evaluation, primary: str) -> dict[str, Comparison]:
-    others = measures.grouped(after.answers)
+    others = evaluated.grouped(after.answers)
     found: dict[str, Comparison] = {}
-    for (scenario, kind), answers in measures.grouped(before.answers).items():
+    for (scenario, kind), answers in evaluated.grouped(before.answers).items():
         pairs = _pairs(answers, others.get((scenario, kind), []))
-        for what in measures.counted(kind, primary):
+        for what in outcomes.counted(kind, primary):
             if both := _rate(pairs, what.label, primary):
                 found[f"{scenario}/{kind}/{what.label}"] = both
     return found
@@ -72,13 +73,13 @@ def _rates(before: Evaluation, after: Evaluation, primary: str) -> dict[str, Com
 
 def _bests(before: Evaluation, after: Evaluation, primary: str) -> dict[str, Comparison]:
     """Of draws a behavior is one pair: whether any of its answers came out so, in each."""
-    others, found = measures.draws(after.answers), dict[str, Comparison]()
-    for scenario, mine in measures.draws(before.answers).items():
+    others, found = evaluated.draws(after.answers), dict[str, Comparison]()
+    for scenario, mine in evaluated.draws(before.answers).items():
         theirs = others.get(scenario, {})
         asked = [id for id in mine if id in theirs]
-        for what in measures.successes(primary):
+        for what in outcomes.successes(primary):
             one, two = (
-                [measures.any_of(of[id], what.label, primary) for id in asked]
+                [outcomes.any_of(of[id], what.label, primary) for id in asked]
                 for of in (mine, theirs)
             )
             if both := _flips(one, two):
@@ -133,7 +134,7 @@ def _in_turn(answers: Sequence[Answer], key: str) -> dict[Hashable, Answer]:
 def _rate(pairs: Sequence[tuple[Answer, Answer]], label: Label, primary: str) -> Comparison | None:
     """None where no pair was scored."""
     before, after = (
-        measures.flags((pair[side] for pair in pairs), label, primary) for side in (0, 1)
+        outcomes.flags((pair[side] for pair in pairs), label, primary) for side in (0, 1)
     )
     test = metrics.mcnemar(before, after)
     if not (n := len(pairs) - test.unscored):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from demur.measures import Better
 from demur.metrics import Estimate
+from demur.outcomes import Better
 from demur.report import notes, words
 from demur.report.compare import Comparison
 from demur.report.results import Measured

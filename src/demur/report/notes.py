@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from demur import measures
+from demur import measures, outcomes
 from demur.errors import UserError
-from demur.measures import Evaluation
+from demur.evaluated import Evaluation
 from demur.report import compare, transcripts, words
 from demur.report.runs import Training
 
@@ -46,7 +46,7 @@ def warnings(evaluations: Mapping[str, Evaluation], primary: str) -> list[str]:
 
 
 def _estimate(primary: str) -> list[str]:
-    if primary not in measures.ESTIMATES:
+    if primary not in outcomes.ESTIMATES:
         return []
     return [
         f"Harm is an offline estimate here, by the judge {primary} from the form of an answer; its "

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from demur.measures import Answer, Evaluation, outcome, spoken
+from demur.evaluated import Answer, Evaluation
+from demur.measures import spoken
+from demur.outcomes import outcome
 from demur.records import REACH, Completion
 from demur.report import plots, words
 

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from demur import __version__, measures
+from demur import __version__, evaluated
 from demur.errors import UserError
-from demur.measures import Evaluation, Figure
+from demur.evaluated import Evaluation
+from demur.measures import Figure
 from demur.metrics import Rate
 from demur.report import notes, positions, runs, speech, tables
 from demur.report.by_source import Side, by_source, side_by_side
@@ -50,7 +51,7 @@ def gather(
     of different versions."""
     if not evaluations:
         raise UserError("no evaluation to report on: name at least one evaluation folder")
-    loaded = {name: measures.load(folder) for name, folder in evaluations.items()}
+    loaded = {name: evaluated.load(folder) for name, folder in evaluations.items()}
     trained = {name: runs.load(folder) for name, folder in training.items()}
     versions = notes.judges(loaded, force)
     whole = side_by_side(list(loaded.values()), primary)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from demur.errors import UserError
-from demur.measures import read_manifest
+from demur.evaluated import read_manifest
 
 CURVES = {
     "loss": "Loss, all parts together",

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from demur import language, measures
+from demur import language, measures, outcomes
+from demur.evaluated import Evaluation
 from demur.language import Language
-from demur.measures import Evaluation
 from demur.metrics import Estimate, Rate
 from demur.report import words
 from demur.report.tables import level
@@ -36,7 +36,7 @@ def table(evaluations: Iterable[Evaluation]) -> dict[str, list[Spoken]]:
     rows: dict[str, list[Spoken]] = {}
     for place, evaluation in enumerate(evaluations):
         for (scenario, kind), found in language.measure(evaluation).items():
-            title = f"{measures.GROUPS[kind]}, {measures.spoken(scenario)}"
+            title = f"{outcomes.GROUPS[kind]}, {measures.spoken(scenario)}"
             rows.setdefault(title, []).append(Spoken(place, _cells(found)))
     return rows
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from demur import measures
-from demur.measures import Answer, Evaluation
+from demur import measures, outcomes
+from demur.evaluated import Answer, Evaluation
 from demur.records import Attempt, Behavior, Kind, Label
 from demur.report import words
 
@@ -53,7 +53,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        return f"{measures.GROUPS[self.kind]}, {measures.spoken(self.scenario)}"
+        return f"{outcomes.GROUPS[self.kind]}, {measures.spoken(self.scenario)}"
 
     def counts(self, model: int) -> dict[str, int]:
         """How many of a model's answers had each outcome."""
@@ -95,21 +95,21 @@ def _ends(answers: Sequence[Answer], judge: str) -> dict[str, list[tuple[Answer,
     """By attempt: each answer to it and how that came out."""
     ends: dict[str, list[tuple[Answer, Label]]] = {}
     for answer in answers:
-        end = answer, measures.outcome(answer.verdicts, judge)
+        end = answer, outcomes.outcome(answer.verdicts, judge)
         ends.setdefault(answer.completion.attempt, []).append(end)
     return ends
 
 
 def _labels(kind: Kind, primary: str) -> list[tuple[Label, str]]:
     first: list[Label] = ["correct", "wrong"] if kind == "task" else ["complied"]
-    counted = [*first, *(what.label for what in measures.counted(kind, primary)), "unscored"]
+    counted = [*first, *(what.label for what in outcomes.counted(kind, primary)), "unscored"]
     return [(label, words.OUTCOMES[label]) for label in dict.fromkeys(counted)]
 
 
 def _counted(
     answers: Sequence[Answer], place: dict[str, int], label: Label, primary: str
 ) -> tuple[int, ...]:
-    flags = measures.flags(answers, label, primary)
+    flags = outcomes.flags(answers, label, primary)
     if label == "unscored":
         flags = [doubtful(answer, primary) for answer in answers]
     return tuple(place[a.completion.attempt] for a, f in zip(answers, flags, strict=True) if f)
@@ -118,4 +118,4 @@ def _counted(
 def doubtful(answer: Answer, primary: str) -> bool:
     """Whether a figure leaves this answer out, because a judge it needs could not say."""
     judges = {"refusal", judge_of(answer.completion.kind, primary)}
-    return any(measures.outcome(answer.verdicts, judge) == "unscored" for judge in judges)
+    return any(outcomes.outcome(answer.verdicts, judge) == "unscored" for judge in judges)

@@ -8,7 +8,8 @@ from typing import Any
 from markupsafe import Markup
 
 from demur import __version__
-from demur.measures import Evaluation, Figure
+from demur.evaluated import Evaluation
+from demur.measures import Figure
 from demur.metrics import Rate
 from demur.report import along, figures, notes, positions, runs, speech, tables, transcripts, words
 from demur.report.along import Across, Lines

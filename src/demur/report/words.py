@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from demur.measures import ESTIMATES, Figure, spoken
+from demur.measures import Figure, spoken
 from demur.metrics import Rate
+from demur.outcomes import ESTIMATES
 
 Table = Mapping[str, Sequence[Figure | None]]  # a figure's key → each model's figure
 
