@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measure import alone, figure, forget_peak, peak_memory, times
-from demur import fused, fused_table, fused_walk, losses
+from demur import fused, fused_table, fused_walk, losses, supports
 from demur.supervision import IGNORE
 
 OPEN = {"gate": None, "margin": None}  # closed positions cost less, and here all would be
@@ -58,7 +58,7 @@ class Head:
         self.hidden = torch.randn(positions, width).to(dtype)
         weight = (torch.randn(vocabulary, width) / 20).to(dtype)
         self.weight = torch.nn.Parameter(weight, requires_grad=False)
-        self.support = losses.support(self.weight, range(20), None)
+        self.support = supports.support(self.weight, range(20), None)
         self.nothing = torch.full((positions,), IGNORE)
         self.kept = fused_walk.Kept()  # as a training has it
 
@@ -66,7 +66,7 @@ class Head:
         """The other's numbers, in this one's precision."""
         self.hidden = other.hidden.to(self.hidden.dtype)
         self.weight.data = other.weight.to(self.weight.dtype)
-        self.support = losses.support(self.weight, range(20), None)
+        self.support = supports.support(self.weight, range(20), None)
 
     def targets(self, distinct: float) -> Tensor:
         """[N] tokens of the support, ``distinct`` · N of them different."""

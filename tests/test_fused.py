@@ -12,7 +12,17 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.measure import alone
-from demur import fused, fused_passes, fused_table, fused_walk, losses, objective, projection, terms
+from demur import (
+    fused,
+    fused_passes,
+    fused_table,
+    fused_walk,
+    losses,
+    objective,
+    projection,
+    supports,
+    terms,
+)
 from demur.errors import UserError
 from demur.supervision import IGNORE
 
@@ -38,7 +48,7 @@ class Problem:
         self.weight = weight.to(dtype)
         self.hidden = torch.randn(positions, width, generator=random, dtype=torch.float64).to(dtype)
         self.bias = torch.randn(vocabulary, generator=random, dtype=torch.float64).to(dtype)
-        self.support = losses.support(self.weight, [0, 4], vocabulary - 1)
+        self.support = supports.support(self.weight, [0, 4], vocabulary - 1)
         few = torch.randint(vocabulary, (max(2, positions // 3),), generator=random)
         self.avoid = few[torch.randint(len(few), (positions,), generator=random)]
         self.avoid[-2] = 4  # outside the support
@@ -268,7 +278,7 @@ def test_impossible_tokens_make_no_nan(term):
 @pytest.mark.parametrize("term", TERMS)
 def test_a_certain_target_stays_finite(term):
     """z = (200, 0, 0) in float32, where 1 - P(y) is 0: the slopes are those of the plain losses."""
-    support = losses.support(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]), [], None)
+    support = supports.support(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]), [], None)
     hidden, y = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True), torch.tensor([0])
     none = torch.full_like(y, IGNORE)
     found = fused.loss(hidden, torch.eye(3), none, y, support, term=term)
@@ -286,7 +296,10 @@ def test_a_nearly_certain_target_keeps_its_digits(term):
     rows, nothing = torch.randn(30, 8, generator=random), torch.full_like(y, IGNORE)
 
     def told(dtype):
-        hidden, support = z.to(dtype).requires_grad_(), losses.support(rows.to(dtype), [1, 2], None)
+        hidden, support = (
+            z.to(dtype).requires_grad_(),
+            supports.support(rows.to(dtype), [1, 2], None),
+        )
         how = {"term": term, "kept": fused_walk.Kept(), **OFF}
         found = fused.loss(hidden, torch.eye(30, dtype=dtype), nothing, y, support, **how)
         numbers = (found.loss, *gradients(found.loss, [hidden]), *found.watched.values())
@@ -299,7 +312,7 @@ def test_a_nearly_certain_target_keeps_its_digits(term):
 @pytest.mark.parametrize("term", ["emd", "emd-bound"])
 def test_all_mass_outside_the_support_stays_finite(term):
     """P is 0 in float32 on the whole support, P_S is not."""
-    support = losses.support(
+    support = supports.support(
         torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0], [1.0, 1.0]]), [3], 4
     )
     hidden, y = torch.tensor([[1.0, 0.0, 0.0, 200.0]], requires_grad=True), torch.tensor([0])
@@ -313,7 +326,7 @@ def test_all_mass_outside_the_support_stays_finite(term):
 
 def test_a_soft_cap_too_wide_to_matter_makes_no_nan():
     """z from -190 to 190: e^z is 0 in float32 on most tokens, and its logarithm is needed."""
-    support = losses.support(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]), [], None)
+    support = supports.support(torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]), [], None)
     hidden = torch.tensor([[400.0, -400.0, 0.0]] * 2, requires_grad=True)
     labels, avoid = torch.tensor([1, IGNORE]), torch.tensor([IGNORE, 1])
     how = {"term": "gradient-ascent", "softcap": 200.0, **OFF}
@@ -370,7 +383,7 @@ def test_targets_missing_in_the_table_are_computed(known, chunk):
 
 def test_a_table_takes_no_more_than_the_embedding_and_the_most_frequent_first():
     weight = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).bfloat16()
-    support = losses.support(weight, [0], None)
+    support = supports.support(weight, [0], None)
     tokens = [t for t in range(1, 21) for _ in range(t)]
     outside = [IGNORE, *[0] * 99]
     table = fused_table.affordable(support, outside + tokens)
@@ -441,8 +454,8 @@ def errors(dtype, term, trained):
     low.weight *= 0.3
     high = Problem(positions=120, vocabulary=600, width=48)
     high.hidden, high.weight = low.hidden.double(), low.weight.double()
-    high.support = losses.support(high.weight, [0, 4], 599)
-    low.support = losses.support(low.weight, [0, 4], 599)
+    high.support = supports.support(high.weight, [0, 4], 599)
+    low.support = supports.support(low.weight, [0, 4], 599)
     found = []
     for problem, way in [(high, "plain"), (low, "plain"), (low, "fused")]:
         leaves = problem.leaves(trained)

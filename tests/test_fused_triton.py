@@ -14,7 +14,7 @@ import sys
 import pytest
 import torch
 
-from demur import fused, fused_passes, fused_table, fused_walk, losses
+from demur import fused, fused_passes, fused_table, fused_walk, losses, supports
 from demur.supervision import IGNORE
 from test_fused import HEADS, HELD, OFF, TERMS, Problem, gradients
 
@@ -56,7 +56,7 @@ def used(monkeypatch):
 def moved(problem: Problem) -> Problem:
     for name in ("hidden", "weight", "bias", "labels", "avoid"):
         setattr(problem, name, getattr(problem, name).to(DEVICE))
-    problem.support = losses.support(problem.weight, [0, 4], len(problem.weight) - 1)
+    problem.support = supports.support(problem.weight, [0, 4], len(problem.weight) - 1)
     return problem
 
 
@@ -113,7 +113,7 @@ def test_more_columns_than_a_program_takes_at_a_time(used, vocabulary):
 @kernels
 @pytest.mark.parametrize("term", TERMS)
 def test_a_certain_target_and_no_position_at_all_stay_finite(used, term):
-    support = losses.support(
+    support = supports.support(
         torch.tensor([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]], device=DEVICE), [], None
     )
     y = torch.tensor([0], device=DEVICE)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from scipy.optimize import linprog
 
-from demur import losses
+from demur import losses, supports
 from demur.errors import UserError
 
 LOG2 = math.log(2)
@@ -30,7 +30,7 @@ def double(values):
 @pytest.fixture
 def plane():
     """The three tokens of the module's docstring."""
-    return losses.support(double([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]), [], None)
+    return supports.support(double([[1.0, 0.0], [0.0, 2.0], [-3.0, 0.0]]), [], None)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def y():
 def random_support(vocabulary, width=4, seed=0, excluded=()):
     random = torch.Generator().manual_seed(seed)
     rows = torch.randn(vocabulary, width, generator=random, dtype=torch.float64)
-    return losses.support(rows, excluded, None)
+    return supports.support(rows, excluded, None)
 
 
 def random_distributions(count, vocabulary, seed):
@@ -164,7 +164,7 @@ def test_what_is_watched_by_hand(y, plane):
     7/4 log 2. P_S is the old P: EMD 3/4, share c̄ - P_S(y) = 1/4 - 1/2.
     """
     rows = torch.cat([plane.embedding, double([[1.0, 1.0]])])
-    support = losses.support(rows, [3], None)
+    support = supports.support(rows, [3], None)
     seen = losses.avoid(double([[LOG2, 0.0, 0.0, 2 * LOG2]]), y, support, **OFF)
     torch.testing.assert_close(seen.p_target, double([1 / 4]))
     torch.testing.assert_close(seen.entropy, double([7 / 4 * LOG2]))
@@ -297,7 +297,7 @@ def test_mass_on_excluded_tokens_changes_no_embedding_term(term):
 
 def test_gate_reads_the_full_distribution(y, plane):
     """P(y) = 1/4 with the excluded token, P_S(y) = 1/2: a gate of 0.3 is reached."""
-    support = losses.support(torch.cat([plane.embedding, double([[1.0, 1.0]])]), [3], None)
+    support = supports.support(torch.cat([plane.embedding, double([[1.0, 1.0]])]), [3], None)
     z = double([[LOG2, 0.0, 0.0, 2 * LOG2]]).requires_grad_()
     for gate, counted in [(0.2, True), (0.3, False), (None, True)]:
         avoided = losses.avoid(z, y, support, gate=gate, margin=None)
@@ -363,7 +363,7 @@ def test_a_target_outside_the_support_is_never_counted(term):
 def entropy_after_training(term, **settings):
     """1,000 steps on the free logits of one position whose P(y) is the highest of all."""
     random = torch.Generator().manual_seed(7)
-    support = losses.support(torch.randn(76, 16, generator=random), [], None)
+    support = supports.support(torch.randn(76, 16, generator=random), [], None)
     z = torch.randn(1, 76, generator=random).requires_grad_()
     y, step = z.argmax(-1), torch.optim.SGD([z], lr=1.0)
     start = losses.avoid(z, y, support).entropy.item()
@@ -394,82 +394,6 @@ def test_only_a_gate_or_a_margin_stops_what_cannot_stop_itself(term, settings, c
     assert end < 0.15 if collapses else end > 3.4, f"entropy {start:.2f} -> {end:.2f}"
 
 
-# -- the support -------------------------------------------------------------------------------
-
-
-def test_support_leaves_out_special_padding_and_zero_rows():
-    rows = torch.ones(6, 2)
-    rows[1] = 0
-    support = losses.support(rows, [3], 5)
-    assert support.allowed.tolist() == [True, False, True, False, True, False]
-    torch.testing.assert_close(support.inverse_norm, support.allowed / math.sqrt(2))
-    assert not support.centred
-
-
-def test_centred_rows_have_no_common_direction():
-    """Allowed rows (3, 0), (5, 0), (4, 3) have mean (4, 1); the excluded row has no say in it."""
-    rows = double([[3.0, 0.0], [5.0, 0.0], [4.0, 3.0], [9.0, 9.0]])
-    support = losses.support(rows, [3], None, centre=True)
-    expected = double([[-1.0, -1.0], [1.0, -1.0], [0.0, 2.0], [5.0, 8.0]])
-    torch.testing.assert_close(support.embedding, expected)
-    torch.testing.assert_close(support.inverse_norm, double([0.5**0.5, 0.5**0.5, 0.5, 0.0]))
-    assert support.centred
-
-
-def test_a_row_that_is_the_mean_has_no_direction():
-    support = losses.support(double([[1.0, 1.0], [3.0, 1.0], [2.0, 1.0]]), [], None, centre=True)
-    assert support.allowed.tolist() == [True, True, False]
-
-
-def test_the_snapshot_does_not_move_with_the_weights():
-    weight = torch.nn.Parameter(torch.eye(3))
-    support = losses.support(weight, [], None)
-    detached = losses.support(weight.detach(), [], None)
-    with torch.no_grad():
-        weight.mul_(-1)
-    for taken in (support, detached):
-        torch.testing.assert_close(taken.embedding, torch.eye(3))
-        assert not taken.embedding.requires_grad
-
-
-def test_a_frozen_weight_is_shared():
-    weight = torch.nn.Parameter(torch.eye(3), requires_grad=False)
-    assert losses.support(weight, [], None).embedding.data_ptr() == weight.data_ptr()
-
-
-@pytest.mark.parametrize(
-    ("rows", "excluded", "vocabulary"),
-    [(torch.ones(3, 2), [0, 1, 2], None), (torch.zeros(3, 2), [], None), (torch.ones(3, 2), [], 1)],
-)
-def test_an_empty_support_is_refused(rows, excluded, vocabulary):
-    with pytest.raises(UserError, match="exclude fewer ids"):
-        losses.support(rows, excluded, vocabulary)
-
-
-@pytest.mark.parametrize("excluded", [[-1], [0, 3]])
-def test_an_id_without_a_row_is_refused(excluded):
-    with pytest.raises(UserError, match="rows from 0 to 2"):
-        losses.support(torch.eye(3), excluded, None)
-
-
-def test_cosine_statistics_of_two_directions():
-    """Two tokens at 60° (and a third, excluded): every pair of different tokens has cosine ½."""
-    rows = double([[2.0, 0.0], [-1.0, 0.0], [0.5, math.sqrt(3) / 2]])
-    found = losses.cosine_statistics(losses.support(rows, [1], None), pairs=50)
-    assert found.pop("std") == pytest.approx(0, abs=1e-12)
-    assert set(found) == {"mean", "q01", "q05", "q50", "q95", "q99"}
-    assert list(found.values()) == pytest.approx([0.5] * 6)
-
-
-def test_cosine_statistics_follow_the_seed_and_centring():
-    rows = torch.randn(200, 8, generator=torch.Generator().manual_seed(8)) + 1.0
-    raw, centred = losses.support(rows, [], None), losses.support(rows, [], None, centre=True)
-    first = losses.cosine_statistics(raw, seed=1)
-    assert first == losses.cosine_statistics(raw, seed=1) != losses.cosine_statistics(raw, seed=2)
-    assert first["mean"] > 0.4
-    assert abs(losses.cosine_statistics(centred)["mean"]) < 0.02
-
-
 # -- the edges of the number line --------------------------------------------------------------
 
 
@@ -481,7 +405,7 @@ def test_zero_rows_and_impossible_tokens_make_no_nan(term):
     z = torch.zeros(2, 6)
     z[:, 2:4] = -math.inf
     z.requires_grad_()
-    support = losses.support(rows, [], None)
+    support = supports.support(rows, [], None)
     avoided = losses.avoid(z, torch.tensor([0, 3]), support, term=term, margin=None)
     assert avoided.open.tolist() == [True, False]
     for name in ("term", "emd", "p_target", "entropy", "semantic_share"):
@@ -532,8 +456,10 @@ def test_half_precision_is_computed_in_float32(term, half, y):
     rows = torch.randn(9, 64, generator=random).to(half)
     z = torch.randn(1, 9, generator=random).to(half)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = losses.avoid(z, y, losses.support(rows, [], None), term=term, **OFF).term
-    high = losses.avoid(z.float(), y, losses.support(rows.float(), [], None), term=term, **OFF).term
+        low = losses.avoid(z, y, supports.support(rows, [], None), term=term, **OFF).term
+    high = losses.avoid(
+        z.float(), y, supports.support(rows.float(), [], None), term=term, **OFF
+    ).term
     assert low.dtype == torch.float32
     assert torch.equal(low, high)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from demur import losses, objective, pages, supervision, terms
+from demur import losses, objective, pages, supervision, supports, terms
 from demur.errors import UserError
 from demur.heads import Head
 from demur.objective import Objective
@@ -66,7 +66,7 @@ AWAY, AWAY_TOKENS = [(1, 1), (1, 2), (2, 1), (2, 2)], torch.tensor([4, 5, 7, 8])
 @pytest.mark.parametrize("term", ["emd", "emd-bound", "unlikelihood", "nlcl", "gradient-ascent"])
 def test_each_sum_is_the_oracles_over_its_own_positions(batch, hidden, weight, term):
     settings = Objective(term=term, gate=None, margin=None)
-    support = losses.support(weight, {0}, None)
+    support = supports.support(weight, {0}, None)
     found = terms.sums(hidden, batch, head(weight), settings, support)
     learn = losses.learn(logits_before(hidden, weight, *LEARNT), torch.tensor([2, 3]))
     moved = losses.learn(logits_before(hidden, weight, *MOVED), torch.tensor([9, 9]))
@@ -102,7 +102,7 @@ def test_gradients_reach_hidden_states_and_head_and_no_position_without_a_target
     batch, hidden, weight
 ):
     settings = Objective(gate=None, margin=None)
-    support = losses.support(weight, {0}, None)
+    support = supports.support(weight, {0}, None)
     found = terms.sums(hidden, batch, head(weight), settings, support)
     (found.learn + found.transition + found.avoid).backward()
     told = {(r, t - 1) for r, t in LEARNT + MOVED + AWAY}
@@ -112,7 +112,7 @@ def test_gradients_reach_hidden_states_and_head_and_no_position_without_a_target
 
 
 def test_the_settings_reach_the_oracle(batch, hidden, weight):
-    support = losses.support(weight, {0}, None)
+    support = supports.support(weight, {0}, None)
     logits = logits_before(hidden, weight, *AWAY)
     for settings in (
         Objective(term="emd", gate=0.1, margin=None),
@@ -128,7 +128,7 @@ def test_the_settings_reach_the_oracle(batch, hidden, weight):
 
 def test_npo_is_one_term_a_sequence(batch, hidden, weight):
     settings = Objective(term="npo", beta=0.5)
-    support = losses.support(weight, {0}, None)
+    support = supports.support(weight, {0}, None)
     policy = terms.avoided_logprob(hidden, batch, head(weight))
     cost = losses.learn(logits_before(hidden, weight, *AWAY), AWAY_TOKENS).tolist()
     assert policy.tolist() == pytest.approx([0, -sum(cost[:2]), -sum(cost[2:]), 0])
@@ -146,7 +146,7 @@ def test_npo_is_one_term_a_sequence(batch, hidden, weight):
 def test_a_pass_without_a_kind_costs_nothing_and_keeps_its_graph(hidden, weight, kept):
     batch = supervision.collate([ROWS[i] for i in kept], 0)
     length = batch["input_ids"].shape[1]
-    support = losses.support(weight, {0}, None)
+    support = supports.support(weight, {0}, None)
     found = terms.sums(hidden[kept, :length], batch, head(weight), Objective(), support)
     for term in (found.learn, found.transition, found.avoid):
         term.backward(retain_graph=True)
@@ -221,7 +221,7 @@ def test_hidden_states_and_logits_give_the_same_weighted_loss(batch, hidden, wei
     """The road that training takes and the one it falls back to, gradients and log included."""
     linear = torch.nn.Linear(WIDTH, VOCABULARY, bias=True, dtype=torch.float64)
     linear.weight.data.copy_(weight)
-    support, settings = losses.support(weight, {0}, None), Objective(term=term, margin=1.05)
+    support, settings = supports.support(weight, {0}, None), Objective(term=term, margin=1.05)
     found = []
     for module in (linear, Wrapped(linear)):
         head = Head(module, scale=0.7, softcap=9.0)

@@ -34,6 +34,7 @@ from demur import (
     pages,
     projection,
     supervision,
+    supports,
     terms,
     training,
 )
@@ -192,7 +193,7 @@ def by_hand(
         ).mean()
     away = all_rows["avoid"] >= 0
     if away.any():
-        support = losses.support(
+        support = supports.support(
             model.get_output_embeddings().weight, chat.special_ids(tokenizer), len(tokenizer)
         )
         each = losses.avoid(all_rows["logits"][away], all_rows["avoid"][away], support, **options)
@@ -395,10 +396,10 @@ def test_embedding_statistics_stand_beside_the_model(load, tokenizer, tmp_path):
     model = load()
     rows = model.get_output_embeddings().weight.detach().clone()
     fit(model, tokenizer, tmp_path, "ta_sft", ORDINARY + PAIRS)
-    support = losses.support(rows, chat.special_ids(tokenizer), len(tokenizer))
+    support = supports.support(rows, chat.special_ids(tokenizer), len(tokenizer))
     assert int(support.allowed.sum()) == len(rows) - 5 - 3  # padding rows, special tokens
     written = json.loads((tmp_path / "embedding.json").read_text())
-    assert written == pytest.approx(losses.cosine_statistics(support))
+    assert written == pytest.approx(supports.cosine_statistics(support))
 
 
 @pytest.mark.parametrize("recipe", ["sft", "stl", "recaug", "derta"])

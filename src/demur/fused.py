@@ -25,9 +25,10 @@ from torch import Tensor
 from demur.errors import UserError
 from demur.fused_rows import Task
 from demur.fused_walk import Kept, Plan, walk
-from demur.losses import WATCHED, Scale, Support, bound_constant, per_position
+from demur.losses import WATCHED, Scale, bound_constant, per_position
 from demur.projection import Gradient, Head
 from demur.supervision import IGNORE
+from demur.supports import Support
 
 # Bytes of a chunk of logits and most positions in it: from there on more is not faster.
 CHUNK = {"cpu": (128 << 20, 512), "cuda": (512 << 20, 2048)}

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from demur.fused_passes import Toward, shares, soften, tilt
 from demur.fused_table import unit_rows
-from demur.losses import Support
 from demur.projection import NEVER, Head, back, onto
 from demur.supervision import IGNORE
+from demur.supports import Support
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from demur.losses import Support
 from demur.projection import onto, pieces
 from demur.supervision import IGNORE
+from demur.supports import Support
 
 
 @dataclass(frozen=True, slots=True, eq=False)

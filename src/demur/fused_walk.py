@@ -15,9 +15,10 @@ from torch import Tensor
 from demur.fused_passes import Toward
 from demur.fused_rows import Task, learn, learn_and_avoid
 from demur.fused_table import Table, cosines
-from demur.losses import WATCHED, Support
+from demur.losses import WATCHED
 from demur.projection import Gradient, Head, Rooms, pieces
 from demur.supervision import IGNORE
+from demur.supports import Support
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -22,7 +22,6 @@ arXiv 2404.05868; unlikelihood, arXiv 1908.04319. "Derived" marks what follows f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,6 +31,7 @@ from torch import Tensor
 
 from demur.errors import UserError
 from demur.pages import unknown
+from demur.supports import Support
 
 TERMS = ("emd", "emd-bound", "unlikelihood", "gradient-ascent", "npo")
 # TA-SFT's second variant is named but not spelled out; negative log complement likelihood is
@@ -66,69 +66,6 @@ def learn(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(_wide(logits), labels, reduction="none")  # -log P(y)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Support:
-    """The tokens that may carry mass in an embedding term, and where they lie.
-
-    ``embedding`` [V, d] holds the rows unnormalised (less their mean if ``centred``), in the
-    model's own precision; ``inverse_norm`` [V] is 1/‖e_w‖, and 0 outside the support;
-    ``allowed`` [V] is the support itself.
-    """
-
-    embedding: Tensor
-    inverse_norm: Tensor
-    allowed: Tensor
-    centred: bool = False
-
-    def to(self, device: torch.device | str) -> Support:
-        """The same on another device."""
-        rows, norm, allowed = (
-            x.to(device) for x in (self.embedding, self.inverse_norm, self.allowed)
-        )
-        return Support(rows, norm, allowed, self.centred)
-
-
-def support(
-    embedding: Tensor, excluded_ids: Iterable[int], vocabulary: int | None, centre: bool = False
-) -> Support:
-    """A snapshot of the output embedding [V, d], less the rows no answer is made of.
-
-    Out go ``excluded_ids`` (special tokens, the turn end), the rows from ``vocabulary`` (the
-    tokenizer's length) on, which pad the matrix, and zero rows, which have no direction.
-    ``centre`` subtracts the mean allowed row first: embeddings share a large common direction.
-    Were the rows trainable the loss would fall by moving them, so they are copied; only a
-    frozen Parameter, which stays where it is, is shared.
-    Raises UserError for an id without a row, and where fewer than two tokens are left.
-    """
-    allowed = _wanted(embedding, excluded_ids, vocabulary) & (_norm(embedding) > 0)
-    rows = _centred(embedding.detach(), allowed) if centre else _snapshot(embedding)
-    norm = _norm(rows)
-    allowed &= norm > 0
-    if int(allowed.sum()) < 2:
-        raise UserError(
-            f"{int(allowed.sum())} of {len(rows)} tokens left to move mass between; "
-            "exclude fewer ids or check the embedding and the vocabulary size"
-        )
-    return Support(rows, torch.where(allowed, 1 / norm, 0.0), allowed, centre)
-
-
-def cosine_statistics(support: Support, pairs: int = 10_000, seed: int = 0) -> dict[str, float]:
-    """Mean, standard deviation and quantiles of ⟨ê_w, ê_v⟩ over random allowed pairs, w ≠ v.
-
-    The mean is what "unrelated" looks like in this model: an EMD of 1 - mean.
-    """
-    tokens = support.allowed.nonzero().squeeze(1)
-    random = torch.Generator().manual_seed(seed)
-    first = torch.randint(len(tokens), (pairs,), generator=random)
-    step = torch.randint(1, len(tokens), (pairs,), generator=random)  # never a whole turn
-    ends = torch.stack([first, (first + step) % len(tokens)]).to(tokens.device)
-    cosine = _unit(support, support.inverse_norm.dtype, tokens[ends]).prod(0).sum(-1)
-    quantiles = torch.tensor([0.01, 0.05, 0.5, 0.95, 0.99]).to(cosine)
-    names = ("mean", "std", "q01", "q05", "q50", "q95", "q99")
-    values = [cosine.mean(), cosine.std(), *cosine.quantile(quantiles)]
-    return {name: float(value) for name, value in zip(names, values, strict=True)}
-
-
 def emd_one_hot(p: Tensor, y: Tensor, support: Support) -> Tensor:
     """EMD(P, δ_y; d_c), exactly: p [N, V] with its mass on the support, y [N] -> [N] in [0, 2].
 
@@ -136,7 +73,7 @@ def emd_one_hot(p: Tensor, y: Tensor, support: Support) -> Tensor:
     problem has nothing to optimise. Derived.
     """
     p = _wide(p)
-    c = _product(_unit(support, p.dtype, y), _unit(support, p.dtype).T)  # c_w = ⟨ê_w, ê_y⟩
+    c = _product(support.unit(p.dtype, y), support.unit(p.dtype).T)  # c_w = ⟨ê_w, ê_y⟩
     return 1 - (p * c).sum(-1)  # EMD = Σ P(w) (1 - c_w) = 1 - c̄
 
 
@@ -147,7 +84,7 @@ def emd_bound(p: Tensor, q: Tensor, support: Support, scale: Scale = "tight") ->
     inequality on d_c = ½‖ê_w - ê_v‖², larger by |V|² and reached by two one-hots. Derived.
     """
     moved = _wide(p) - _wide(q)
-    apart = _product(moved, _unit(support, moved.dtype)).square().sum(-1)  # ‖μ_P - μ_Q‖²
+    apart = _product(moved, support.unit(moved.dtype)).square().sum(-1)  # ‖μ_P - μ_Q‖²
     return bound_constant(scale, support) * apart
 
 
@@ -271,41 +208,6 @@ def _value(
             return unlikelihood(z, y)
         case _:
             return -learn(z, y)  # gradient ascent: log P(y)
-
-
-def _wanted(embedding: Tensor, excluded_ids: Iterable[int], vocabulary: int | None) -> Tensor:
-    rows, excluded = len(embedding), sorted(set(excluded_ids))
-    if excluded and not 0 <= excluded[0] <= excluded[-1] < rows:
-        raise UserError(
-            f"excluded ids run from {excluded[0]} to {excluded[-1]}, the embedding's rows from 0 "
-            f"to {rows - 1}; give ids of this model's tokenizer"
-        )
-    ids = torch.arange(rows, device=embedding.device)
-    wanted = ids < (rows if vocabulary is None else vocabulary)
-    wanted[excluded] = False
-    return wanted
-
-
-def _snapshot(embedding: Tensor) -> Tensor:
-    frozen = isinstance(embedding, torch.nn.Parameter) and not embedding.requires_grad
-    return embedding.detach() if frozen else embedding.detach().clone()
-
-
-def _centred(embedding: Tensor, allowed: Tensor) -> Tensor:
-    rows = _wide(embedding)
-    return (rows - rows[allowed].mean(0)).to(embedding.dtype)
-
-
-def _norm(rows: Tensor) -> Tensor:
-    dtype = torch.promote_types(rows.dtype, torch.float32)
-    norm: Tensor = torch.linalg.vector_norm(rows.detach(), dim=-1, dtype=dtype)  # no wide copy
-    return norm
-
-
-def _unit(support: Support, dtype: torch.dtype, tokens: Tensor | None = None) -> Tensor:
-    """ê_w for every row, or for ``tokens``; a zero vector outside the support."""
-    pick = slice(None) if tokens is None else tokens
-    return support.embedding[pick].to(dtype) * support.inverse_norm[pick].to(dtype).unsqueeze(-1)
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

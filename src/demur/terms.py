@@ -21,7 +21,7 @@ from demur.supervision import IGNORE
 if TYPE_CHECKING:
     from demur.fused import Fused
     from demur.heads import Head
-    from demur.losses import Support
+    from demur.supports import Support
 
 TERMS = ("learn", "transition", "avoid")
 SUMMED = (*TERMS, *(f"{term}_n" for term in TERMS), "watched_n", *WATCHED)

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from transformers import Trainer, TrainingArguments
 
-from demur import adapters, heads, losses, objective, packing, progress, terms
+from demur import adapters, heads, objective, packing, progress, terms
 from demur.fused_walk import Kept
 from demur.objective import Objective
 from demur.records import replace
+from demur.supports import Support
 
 
 class RowTrainer(Trainer):
@@ -35,7 +36,7 @@ class RowTrainer(Trainer):
         model: Any,
         arguments: TrainingArguments,
         target: Objective,
-        support: losses.Support | None,
+        support: Support | None,
         kept: Kept | None,
         attention: str | None,
         **options: Any,

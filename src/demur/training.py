@@ -20,13 +20,13 @@ from demur import (
     chat,
     fitting,
     heads,
-    losses,
     packing,
     pages,
     preference,
     processes,
     progress,
     supervision,
+    supports,
     terms,
 )
 from demur.batches import Epochs, order
@@ -39,6 +39,7 @@ from demur.objective import Objective
 from demur.preference import Preference
 from demur.records import Example, replace
 from demur.supervision import IGNORE, Row
+from demur.supports import Support
 from demur.trainer import RowTrainer, on_one_device
 
 STEP = "step.json"  # how many rows a step has, for whoever goes on from a checkpoint
@@ -250,7 +251,7 @@ def _rows_per_step(fit: Fit) -> int:
     return fit.batch_size * fit.accumulation * processes.count()
 
 
-def _support(model: Any, tokenizer: Any, target: Objective, out: Path) -> losses.Support | None:
+def _support(model: Any, tokenizer: Any, target: Objective, out: Path) -> Support | None:
     """The starting embedding as the avoid terms see it, and its statistics in embedding.json."""
     if target.lambda_ == 0:
         return None
@@ -258,8 +259,8 @@ def _support(model: Any, tokenizer: Any, target: Objective, out: Path) -> losses
     output = target.embedding == "output"
     layer = inner.get_output_embeddings() if output else inner.get_input_embeddings()
     excluded = chat.special_ids(tokenizer) | chat.stop_ids(tokenizer)
-    support = losses.support(layer.weight, excluded, len(tokenizer), target.centre)
-    told = losses.cosine_statistics(support)
+    support = supports.support(layer.weight, excluded, len(tokenizer), target.centre)
+    told = supports.cosine_statistics(support)
     if processes.first():
         replace(out / "embedding.json", json.dumps(told, indent=2) + "\n")
     return support
