@@ -332,7 +332,7 @@ def test_wrong_settings_of_a_judge_are_named_as_they_were_given(tmp_path: Path) 
     with pytest.raises(UserError) as caught:
         judging.judge(answered(tmp_path), ["harm: {threshold: much}"])
     assert str(caught.value).startswith("--judge harm.threshold='much': ")
-    with pytest.raises(UserError, match=r"^llm\.base_url is missing: name an endpoint"):
+    with pytest.raises(UserError, match=r"^--judge llm\.base_url is missing: name an endpoint"):
         judging.judge(answered(tmp_path), ["llm:"])
 
 
