@@ -597,6 +597,17 @@ def test_the_model_is_saved_with_its_tokenizer(load, tokenizer, tmp_path):
     assert trained.get_output_embeddings().weight.shape[0] == len(tokenizer) + 5
 
 
+@pytest.mark.parametrize("recipe", ["sft", "kto"])
+def test_no_pickle_stays_beside_the_weights(load, tokenizer, tmp_path, recipe):
+    """Checkpoints keep what a resumed training needs; the folder itself is what people publish."""
+    pytest.importorskip("trl")
+    rows = ORDINARY + PAIRS
+    fit(load(double=False), tokenizer, tmp_path, recipe, rows, batch_size=2, max_steps=1)
+    left = {f.name for f in tmp_path.iterdir() if f.suffix in (".bin", ".pt", ".pth", ".pkl")}
+    assert (tmp_path / "model.safetensors").exists() and left == set()
+    assert (tmp_path / "checkpoint-1" / "training_args.bin").exists()
+
+
 @pytest.mark.parametrize("modules", [[], ["qproj"], ["norm"]])
 def test_an_adapter_that_fits_nothing_is_one_line(load, tokenizer, tmp_path, modules):
     with pytest.raises(UserError, match=r"train.lora.target_modules=\[.* does not fit") as refused:

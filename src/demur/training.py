@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from demur import (
@@ -149,6 +150,8 @@ def fit(
     with callbacks[0]:
         trainer.train(resume_from_checkpoint=last)
     trainer.save_model(str(out))
+    if processes.first():  # a pickle of paths and settings: nothing to publish beside weights
+        (out / TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
 
 def _steps(trainer: Any, fit: Fit) -> int:
