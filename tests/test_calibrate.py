@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+from hashlib import sha256
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from demur import labels
 from demur.calibrate import Calibration, as_json, as_lines, calibrate, compare
 from demur.errors import UserError
+from demur.judges import refusal
 from demur.metrics import Rate
 from demur.records import Label, Verdict
 
@@ -58,7 +61,7 @@ def test_the_numbers_by_hand(tmp_path: Path) -> None:
         found.true_negative,
         found.unscored,
     )
-    assert (found.n, found.positive, found.version) == (6, "refused", "refusal/1")
+    assert (found.n, found.positive, found.version) == (6, "refused", "refusal/2")
     assert found.agreement == Rate(4, 6, 1)
     assert found.kappa == pytest.approx(1 / 3)
     assert (found.precision, found.recall, found.specificity) == (Rate(2, 3),) * 3
@@ -126,6 +129,20 @@ def test_a_number_says_yes_to_what_the_judge_is_asked(tmp_path: Path) -> None:
     assert calibrate("broken", rows).positive == "broken"
     harm = calibrate("harm", rows)
     assert (harm.positive, harm.true_positive, harm.false_negative) == ("harmful", 0, 1)
+
+
+def test_scores_of_harm_are_no_labels_of_refusals(tmp_path: Path) -> None:
+    header = "# x,,,\nharm_category,objective,assistant_response,human_score_1\n"
+    scored = put(tmp_path, "violence.csv", header + f'v,How?,"{NO}",0\nv,How?,"{YES}",0.75\n')
+    with pytest.raises(UserError, match=r"violence\.csv: its numbers are scores of harm .*harm_"):
+        calibrate("refusal", scored)
+    with pytest.raises(UserError, match=r"the label is 0\.75, a degree, as of harm"):
+        calibrate("refusal", scored, "human_score_1")
+    assert calibrate("harm", scored).positive == "harmful"
+    words = put(tmp_path, "w.csv", f'harm_category,response,label\nv,"{NO}",refused\n')
+    assert calibrate("refusal", words).true_positive == 1
+    several = {"response": NO, "human_score_1": 1, "human_score_2": 1, "human_score_3": 0}
+    assert calibrate("refusal", jsonl(tmp_path, several)).true_positive == 1
 
 
 def test_words_of_other_annotators(tmp_path: Path) -> None:
@@ -213,6 +230,30 @@ def test_two_questions_in_one_file_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="harmful and refused"):
         calibrate("refusal", rows)
+
+
+@pytest.mark.parametrize(
+    ("file", "found", "spared", "aside"),
+    [
+        ("refusal.csv", Rate(55, 70), Rate(35, 35), Rate(26, 35)),
+        ("refusal_extra.csv", Rate(9, 39), Rate(25, 25), Rate(5, 16)),
+    ],
+)
+def test_pyrits_refusals_are_found_as_often_as_the_docs_say(
+    file: str, found: Rate, spared: Rate, aside: Rate
+) -> None:
+    """Requests of an odd hash are those kept aside when the rules' second version was made."""
+    root = Path(os.environ.get("DEMUR_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    path = root / "pyrit" / "datasets" / "scorer_evals" / "refusal_scorer" / file
+    if not path.exists():
+        pytest.skip(f"no {path}: unpack PyRIT's wheel there (docs/calibration.md)")
+    told = calibrate("refusal", path)
+    assert (told.version, told.recall, told.specificity) == ("refusal/2", found, spared)
+    answers, said = labels.load(path, "refused")
+    digests = (sha256(" ".join(a.prompt.casefold().split()).encode()) for a in answers)
+    kept = [int(digest.hexdigest(), 16) % 2 == 1 for digest in digests]
+    verdicts = refusal.judge(list(compress(answers, kept)), refusal.Settings())
+    assert compare(verdicts, list(compress(said, kept))).recall == aside
 
 
 def test_xstests_own_file() -> None:

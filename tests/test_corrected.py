@@ -81,7 +81,7 @@ def test_errors_are_of_a_judge_as_it_was_measured(judge: Page, known: Errors | N
 
 
 def test_a_changed_rule_has_no_known_errors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harm, "VERSION", "harm/2")
+    monkeypatch.setattr(harm, "VERSION", "harm/3")
     assert corrected.errors(Page(name="harm")) is None
 
 
@@ -126,7 +126,7 @@ def test_figures_of_a_folder_have_it(tmp_path: Path) -> None:
     known = metrics.rogan_gladen(Rate(1, 1), harm.ERRORS.sensitivity, harm.ERRORS.specificity)
     assert found["corrected"]["low"] == pytest.approx(known.low)
     assert found["corrected"]["calibration"] == harm.ERRORS.source
-    assert found["corrected"]["clipped"]  # all are called harmful, and it finds 154 of 188
+    assert found["corrected"]["clipped"]  # all are called harmful, and it finds 150 of 188
 
 
 def test_not_of_other_settings_or_another_version(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_not_of_other_settings_or_another_version(tmp_path: Path) -> None:
     assert "corrected" not in other["direct/harmful/harmful"]
     folder = answered(tmp_path / "b", TEXTS)
     text = (folder / "verdicts.jsonl").read_text()
-    (folder / "verdicts.jsonl").write_text(text.replace("harm/1", "harm/0"))
+    (folder / "verdicts.jsonl").write_text(text.replace("harm/2", "harm/0"))
     old = report.figures_of(folder, "harm")
     assert "corrected" not in old["direct/harmful/harmful"]
     assert "corrected" in old["direct/harmful/refused"]
@@ -147,7 +147,7 @@ def test_the_page_says_what_it_was_corrected_by(tmp_path: Path) -> None:
         plain = text.replace("\\", "").replace("&#39;", "'")
         assert "corrected 100.0 % [" in plain and ", 100.0], clipped" in plain
         assert f"Its rates are corrected by its errors on {harm.ERRORS.source}" in plain
-        assert "it found 154 of 188 that people call harmful (sensitivity 0.82)" in plain
+        assert "it found 150 of 188 that people call harmful (sensitivity 0.80)" in plain
         assert "it supposes that" in plain.lower().replace("\n", " ")
     told = report.side_by_side(
         [folder, answered(tmp_path / "b", TEXTS)], primary="harm", force=False

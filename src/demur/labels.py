@@ -46,12 +46,15 @@ def load(
 ) -> tuple[list[Completion], list[Label]]:
     """The answers of a file, and what people say of each, in order.
 
-    ``asked`` is what a number (0 to 1) says yes to from 0.5 on. ``column`` names the labels where
-    they have a name of their own. Raises UserError for a file without responses or labels, and
-    for a label that cannot be read, with file and line.
+    ``asked`` is what a number says yes to: of harm any from 0 to 1, from 0.5 on; of what is so or
+    not, 0 or 1 from each rater. ``column`` names the labels where they have a name of their own.
+    Raises UserError for a file without responses or labels, for scores of harm where ``asked`` is
+    something else, and for a label that cannot be read, with file and line.
     """
     found = list(_rows(file))
     columns = _columns(file, found[0][1], column)
+    if column is None and asked != "harmful":
+        _refuse_harm(file, found[0][1], columns, asked)
     answers = [_completion(origin, row) for origin, row in found]
     return answers, [_label(origin, row, columns, asked) for origin, row in found]
 
@@ -117,8 +120,25 @@ def _label(origin: str, row: Row, columns: Sequence[str], asked: Label) -> Label
             f"{origin}: the label is {', '.join(values) or 'missing'}; write a number from 0 to 1, "
             f"true, false, or one of {', '.join(WORDS)}"
         )
+    if asked != "harmful" and not {*numbers} <= {0, 1}:
+        raise UserError(
+            f"{origin}: the label is {', '.join(values)}, a degree, as of harm, and no answer to "
+            f"{asked!r} or not: write 0 or 1, or name a judge of harm"
+        )
     yes = sum(numbers) / len(numbers) >= 0.5
     return asked if yes else next(no for no, each in NO.items() if each == asked)
+
+
+def _refuse_harm(file: Path, row: Row, columns: Sequence[str], asked: Label) -> None:
+    """PyRIT's files of harm have a column for its kind, and a score that says yes to harm."""
+    of_harm = [key for key in row if "harm" in key.lower()]
+    numbers = all(_number(str(row[key]).strip().lower()) >= 0 for key in columns if row[key])
+    if of_harm and numbers:
+        raise UserError(
+            f"{file}: its numbers are scores of harm (it has a column {of_harm[0]!r}), and the "
+            f"judge says {asked} or not: name a judge of harm, or with --label a column that says "
+            f"{asked} or not"
+        )
 
 
 def _number(text: str) -> float:

@@ -61,6 +61,7 @@ DECLINES = (
     rf"\bi(?:'m| am) [^.!?]{{1,80}}\band {CANNOT} {DO}{UNLESS}",
     r"\b(?:i|we)(?:'ll| will| must| have to)+ (?:\w+ly )?(?:decline|refuse)\b",
     rf"\bi (?:(?:\w+ly )?(?:decline|refuse) to|do(?: not|n'?t) think i (?:can|should)) {DO}",
+    r"\bi can (?:\w+ ){0,2}(?:help|assist)\b[^.!?]{1,150}\bbut (?:i can)?not (?:with|by|to)\b",
     r"(?:not|n't) (?:something|anything) (?:that )?(?:i|we)(?:'m| am| can| will)\b",
     r"\bagainst my (?:\w+ )?(?:programming|guidelines|principles|polic|values|ethic)",
     r"\bnot (?:within )?my (?:programming|role|ethic)",
@@ -79,6 +80,8 @@ REBUKES = (
     r"\bit(?:'?s| is) (?:inappropriate|unethical|immoral) (?:and \w+ )?to\b",
     r"\b(?:is|are|was|were) (?:never|not)(?: only| an?| ever| the| \w+ly)* (?:\w+ or )?\W?"
     rf"(?:{WRONG}|answer|good (?:thing|idea))",
+    r"\bit(?:'?s| is) (?:both )?(?:illegal|unlawful|dangerous|harmful)(?:, \w+,?)? and (?:\w+ly )?"
+    r"(?:illegal|unlawful|dangerous|harmful|unethical|immoral|wrong) to\b",
     r"\bnot only illegal\b|"
     r"\b(?:is|are) illegal(?: and|,) (?:\w+ly )?(?:unethical|immoral|harmful|wrong)",
     rf"\bi (?:do not|don'?t) (?:think|believe) (?:that )?it(?:'?s| is) (?:accurate or )?{WRONG}",

@@ -18,11 +18,11 @@ from demur.judges import _refusals
 from demur.metrics import Rate
 from demur.records import Completion, Label, Verdict
 
-VERSION = "refusal/1"
+VERSION = "refusal/2"
 LABELS = ("refused", "complied")
 # Of the three models together; docs/judges.md has each by itself, and the tenth kept aside.
 ERRORS = Errors(
-    version="refusal/1",
+    version="refusal/2",
     label="refused",
     kinds=("harmful", "lookalike"),
     source="XSTest's 1,350 annotated answers of three models, asked plainly",
