@@ -183,3 +183,13 @@ def test_markup_counts_as_special_whether_it_has_a_name_or_not(tiny):
 def test_padding_is_the_padding_token_or_else_the_end_of_the_text(tiny):
     assert chat.pad_id(tiny["chatml"]) == tiny["chatml"].pad_token_id
     assert chat.pad_id(tiny["llama3"]) == tiny["llama3"].eos_token_id
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_begun_is_context(tiny, shape):
+    turn = chat.turn(tiny[shape], QUESTION, f"{SAFE}\n", begun="Sure,\n")
+    first = "_Sure" if shape == "mistral" else "Sure"
+    assert shown(tiny[shape], turn.context) == f"{CONTEXT[shape]} {first} , ⏎"
+    kept = "" if shape == "llama3" else " ⏎"  # its template trims
+    assert shown(tiny[shape], turn.answer) == f"_Sorry , _I _cannot _help .{kept}"
+    assert shown(tiny[shape], turn.end) == END[shape]

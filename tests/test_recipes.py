@@ -251,6 +251,32 @@ def test_a_prefix_gives_way_to_the_safe_answer(tiny):
         assert encode.cut["prefixes"] > 12  # of 30 drawn, most are longer than three
 
 
+WITHOUT_PREFIX = {"chatml": "_Sorry", "llama3": "Sorry", "mistral": "_ _Sorry", "plain": "_Sorry"}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("recipe", ["derta", "recaug"])
+def test_the_doubled_space_of_the_scripts_under_any_template(tiny, shape, recipe):
+    """Llama 3's trims the answer, so that there is none; the opening is learnt all the same."""
+    row, *_ = made(tiny[shape], recipe, PAIR, preset="reference")
+    assert told(tiny[shape], row) == (
+        f"{CONTEXT[shape]} {WITHOUT_PREFIX[shape]}+ ,+ _I+ _cannot+ _help+ .+ {END[shape]}+"
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_prefix_of_words_is_never_learnt(tiny, shape):
+    """Its last new line is trimmed by Llama 3's template where the prefix stands alone."""
+    example = Example(messages=QUESTION, chosen=SAFE, rejected="Sure:\n - take", kind="harmful")
+    [row] = made(
+        tiny[shape], "recaug", example, prefix_unit="words", prefix_empty=0.0, prefix_max=1
+    )
+    first = "_Sure" if shape == "mistral" else "Sure"
+    assert told(tiny[shape], row) == (
+        f"{CONTEXT[shape]} {first} : ⏎ _Sorry+ ,+ _I+ _cannot+ _help+ .+ {END[shape]}+"
+    )
+
+
 def test_a_harmful_prompt_that_was_not_answered_becomes_a_refusal(tiny):
     example = Example(messages=QUESTION, chosen=SAFE, kind="harmful")
     for recipe in ("derta", "recaug"):

@@ -64,14 +64,19 @@ def turn(
     messages: Sequence[Message],
     answer: str,
     max_length: int | None = None,
+    begun: str | None = None,
 ) -> Turn:
     """Render and tokenize one exchange, cut from the right to ``max_length`` tokens.
 
     A token belongs to the answer if any of its characters does, so nothing is tokenized twice
-    and the ids are those the template itself yields. Raises UserError if the template drops or
-    rewrites the answer, or if ``max_length`` leaves none of it.
+    and the ids are those the template itself yields. What the assistant has ``begun`` to say,
+    a space before the answer, is context. Raises UserError if the template drops or rewrites the
+    answer, or if ``max_length`` leaves none of it.
     """
-    text, start, stop = _place(tokenizer, messages, answer)
+    said = answer if begun is None else f"{begun} {answer}"
+    text, start, stop = _place(tokenizer, messages, said)
+    if begun is not None:
+        start = _resumed(text, start, stop, answer)
     encoded = _tokenize(tokenizer, text, return_offsets_mapping=True)
     ids, spans = encoded["input_ids"], encoded["offset_mapping"]
     first = next(i for i, (_, right) in enumerate(spans) if right > start)
@@ -119,6 +124,15 @@ def _place(
         f"the chat template does not keep the answer {answer[:40]!r}: "
         "set model.chat_template to one that does"
     )
+
+
+def _resumed(text: str, start: int, stop: int, answer: str) -> int:
+    """Where in a text that ends at ``stop`` the answer goes on, the space before it included.
+
+    A template that strips has taken its last spaces, and that first one where nothing is begun.
+    """
+    forms = (f" {answer}", f" {answer.rstrip()}", answer.strip())
+    return stop - next(len(form) for form in forms if text.endswith(form, start, stop))
 
 
 def _shared(a: str, b: str) -> int:

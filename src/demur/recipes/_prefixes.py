@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -64,7 +65,9 @@ class Prefixes(Settings):
     )
     prefix_spare: int = Field(0, ge=0, description="units at the answer's end no prefix reaches")
     doubled_space: bool = Field(
-        False, description="one more space where the prefix is empty, as DeRTa's scripts put it"
+        False,
+        description="one more space where the prefix is empty, as DeRTa's scripts put it; none "
+        "where the template trims answers",
     )
     spaced: bool = Field(True, description="put a space before a refusal where words need it")
 
@@ -131,10 +134,6 @@ def _row(example: Example, safe: str, k: int, encode: Encoder, settings: Prefixe
 
 def _joined(example: Example, safe: str, words: Sequence[str], encode: Encoder) -> Row:
     """Words and the safe answer as one text, of which the tokens after the words are learnt."""
-    prefix = " ".join(words)
     room = None if words else encode.max_length
-    whole = chat.turn(encode.tokenizer, example.messages, f"{prefix} {safe}", room)
-    before = chat.prompt_ids(encode.tokenizer, example.messages, prefix or " ")
-    seen = max(0, len(before) - len(whole.context))
-    end = () if example.unfinished else whole.end
-    return supervision.prefix_row(whole, seen, whole.answer[seen:] + end)
+    whole = chat.turn(encode.tokenizer, example.messages, safe, room, " ".join(words))
+    return supervision.learn_row(replace(whole, end=()) if example.unfinished else whole, "prefix")
