@@ -30,6 +30,8 @@ from test_chat import CONTEXT, END, QUESTION, SAFE, SHAPES, UNSAFE
 ORDINARY = Example(messages=QUESTION, chosen="Hello.")
 LOOKALIKE = Example(messages=QUESTION, chosen="Hello.", kind="lookalike")
 PAIR = Example(messages=QUESTION, chosen=SAFE, rejected=UNSAFE, kind="harmful")
+UNPAIRED = replace(PAIR, chosen=None)
+WRONGFUL = replace(LOOKALIKE, rejected=SAFE)  # a look-alike that was declined
 
 
 def setting(recipe: str, **settings: object) -> Train:
@@ -126,10 +128,24 @@ CASES = {
         [("prefix", GLUED), ("transition", TURNED_BARE)],
     ),
     "derta-both": ("derta", PAIR, ALL | {"prefix": False, "lambda": 0.5}, [("transition", BOTH)]),
+    "derta-avoid": (
+        "derta",
+        PAIR,
+        AT_ONCE | {"lambda": 0.5, "avoid": "rows", "safe": True},
+        [("avoid", MOVED_AWAY), ("safe", REFUSED), ("prefix", REFUSED), ("transition", TURNED)],
+    ),
+    "derta-unpaired": (
+        "derta",
+        UNPAIRED,
+        {"lambda": 0.5, "avoid": "rows"},
+        [("avoid", MOVED_AWAY)],
+    ),
+    "derta-wrongful": ("derta", WRONGFUL, {}, [("lookalike", HELLO)]),
+    "recaug-wrongful": ("recaug", WRONGFUL, {}, [("lookalike", HELLO)]),
     "derta-prefix": (
         "derta",
         PAIR,
-        AT_ONCE | {"transitions": False},
+        {"prefix_empty": 1.0, "transitions": False},
         [("prefix", REFUSED)],
     ),
 }
@@ -338,12 +354,12 @@ def test_other_words_open_safe_answers_as_sentences(answer, word, aligned):
     assert derta.align(answer, word) == aligned
 
 
-@pytest.mark.parametrize(("recipe", "settings"), [("ta_sft", {"safe": True}), ("stl", {})])
-def test_an_answer_is_not_learnt_and_avoided(tiny, recipe, settings):
-    same = Example(messages=QUESTION, chosen=f"{UNSAFE}\n", rejected=UNSAFE, kind="harmful")
-    with pytest.raises(UserError, match="the same text for 'How to pick the lock'"):
-        made(tiny["chatml"], recipe, same, **settings)
-    assert made(tiny["chatml"], "ta_sft", same, safe=False)  # the other is not used
+@pytest.mark.parametrize("recipe", pages.names("recipes"))
+@pytest.mark.parametrize("kind", ["harmful", "lookalike"])
+def test_no_answer_is_both_chosen_and_rejected(tiny, recipe, kind):
+    same = Example(messages=QUESTION, chosen=f"{UNSAFE}\n", rejected=UNSAFE, kind=kind)
+    with pytest.raises(UserError, match="the same text for 'How to pick the lock': it cannot be"):
+        made(tiny["chatml"], recipe, same)
 
 
 @pytest.mark.parametrize(
@@ -357,21 +373,6 @@ def test_a_recipe_that_needs_safe_answers_says_so(tiny, recipe, settings, who):
     with pytest.raises(UserError, match=rf"{who} learns safe answers.*`collect.safe`"):
         training.check(rows, train)
     training.check(training.rows([ORDINARY, PAIR], tiny["chatml"], train), train)
-
-
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"prefix": False, "transitions": False}, "leave ordinary answers alone"),
-        ({"gate": 0.2}, "train.gate does nothing without train.lambda above 0"),
-        ({"term": "npo"}, "train.term does nothing without train.lambda above 0"),
-    ],
-)
-def test_derta_refuses_settings_that_leave_nothing_of_it(settings, said):
-    with pytest.raises(UserError, match=said):
-        page_settings(derta, settings, "train")
-    assert page_settings(derta, {"lambda": 0.5, "gate": 0.2}, "train").gate == 0.2
-    assert page_settings(derta, {"lambda": 0.0, "gate": 0.2}, "train").lambda_ == 0
 
 
 # --- the published scripts -------------------------------------------------------------------

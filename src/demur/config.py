@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from demur import pages
 from demur.asking import Collect, Evaluate
 from demur.errors import UserError
-from demur.fitting import Train, variant
+from demur.fitting import Train, overridden, variant
 from demur.settings import Data, Model, Page, Settings, explain, page_settings, spelled
 
 
@@ -154,6 +154,7 @@ def _yaml(text: str, origin: str) -> Any:
 
 def merge(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """``tree`` with ``dotted.key=value`` put over it. Raises UserError for any other form."""
+    train: dict[str, Any] = {}
     for text in sorted(overrides, key=lambda text: not text.startswith("suite=")):
         key, equals, value = text.partition("=")
         if not equals or not key:
@@ -161,6 +162,10 @@ def merge(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
         _put(tree, key.split("."), given := _yaml(value, f"override {text!r}"), text)
         if key == "suite" and given:
             _make_room(tree)
+        if key.startswith("train.") and key.count(".") == 1:
+            train[key.removeprefix("train.")] = given
+    if train:
+        tree["train"] = overridden(tree["train"], train)
     return tree
 
 

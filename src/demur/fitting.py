@@ -99,7 +99,7 @@ class Train(Settings):
         flat = dict(value)
         recipe = _text("train.recipe", flat.pop("recipe", "ta_sft"))
         page = _page(recipe)
-        flat = _preset(recipe, page, flat.pop("preset", None)) | flat
+        flat = _over(page, _preset(recipe, page, flat.pop("preset", None)), flat)
         mine, others = _partition(flat, keys(page.Settings), keys(Fit))
         return {"recipe": recipe, "method": page_settings(page, mine, "train"), "fit": others}
 
@@ -143,9 +143,28 @@ def _varied(base: Train, changes: dict[str, Any]) -> dict[str, Any]:
     kept = base.fit.model_dump(exclude_unset=True)
     if recipe == base.recipe:
         kept |= base.method.model_dump(exclude_unset=True, by_alias=True)
-    preset = _preset(recipe, _page(recipe), changes.get("preset"))
+    page = _page(recipe)
+    preset = _preset(recipe, page, changes.get("preset"))
     own = {key: value for key, value in changes.items() if key != "preset"}
-    return {"recipe": recipe} | kept | preset | own
+    return {"recipe": recipe} | _over(page, kept | preset, own)
+
+
+def overridden(tree: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat settings of a training, with those of a command line over them."""
+    recipe = _text("train.recipe", own.get("recipe", tree.get("recipe", "ta_sft")))
+    return _over(_page(recipe), tree, own)
+
+
+def _over(page: Any, below: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """``own`` over ``below``, less what in the latter is idle as ``own`` switches it off."""
+    both, needs = {**below, **own}, getattr(page, "NEEDS", {})
+    on = {**page.Settings().model_dump(by_alias=True), **both} if needs else {}
+
+    def rests(name: str) -> bool:
+        switches = needs.get(name, ())
+        return any(s in own for s in switches) and not any(on[s] for s in switches)
+
+    return {name: both[name] for name in both if name in own or not rests(name)}
 
 
 def _page(recipe: str) -> Any:

@@ -74,8 +74,9 @@ class Example:
 
     @property
     def pair(self) -> bool:
-        """Whether it has both answers, and its rows are still to be cut from them."""
-        return self.chosen is not None and self.rejected is not None and not self.ready
+        """Whether it has a safe and an unsafe answer of which rows are still to be cut."""
+        both = self.chosen is not None and self.rejected is not None
+        return both and self.kind == "harmful" and not self.ready
 
     @property
     def prompt(self) -> str:

@@ -84,17 +84,20 @@ def transition_row(
     special: frozenset[int] | None = None,
     end: int = IGNORE,
     kind: str = "transition",
+    away: Sequence[bool] | None = None,
 ) -> Row:
     """DeRTa's RTO: at the positions of the unsafe answer that are kept, learn the transition.
 
     ``transition`` and ``keep`` [n] run over the answer; ``end`` is what to learn in place of the
-    turn end. With ``special`` given the unsafe token itself is avoided at every position too:
-    both methods in one row.
+    turn end. With ``special`` given the unsafe token itself is avoided too, where ``away`` [n] says
+    so or, without it, at every position: both methods in one row.
     """
     learn = [token if kept else IGNORE for token, kept in zip(transition, keep, strict=True)]
     avoid = None
     if special is not None:
-        avoid = [IGNORE if token in special else token for token in unsafe.answer]
+        told = [True] * len(keep) if away is None else away
+        pairs = zip(unsafe.answer, told, strict=True)
+        avoid = [token if here and token not in special else IGNORE for token, here in pairs]
     row = Row(kind).tell(unsafe.context).tell(unsafe.answer, learn=learn, avoid=avoid)
     slot, rest = unsafe.end[:1], unsafe.end[1:]
     return row.tell(slot, learn=[end] * len(slot)).tell(rest)

@@ -44,7 +44,7 @@ def resolve(tokenizer: PreTrainedTokenizerBase, word: str, spaced: bool = True) 
     that, after a word, does not begin with a token of space alone.
     """
     if fault := _unfit(tokenizer, word, spaced):
-        usual = ("Sorry", "No", "Unfortunately")
+        usual = ("Sorry", "Unfortunately", "Cannot")  # YAML takes No for false
         fitting = [repr(w) for w in usual if not _unfit(tokenizer, w, spaced)]
         raise UserError(
             f"train.transition={word!r} {fault}; one that fits: "

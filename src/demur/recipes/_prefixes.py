@@ -46,7 +46,13 @@ REFERENCE_FULL: dict[str, Any] = _ROWS | {
 }
 
 
-class Prefixes(Settings):
+class Spaced(Settings):
+    """How a refusal goes on from other text."""
+
+    spaced: bool = Field(True, description="put a space before a refusal where words need it")
+
+
+class Prefixes(Spaced):
     """Where the prefix ends, and how the safe answer goes on from there."""
 
     prefix_empty: float | None = Field(
@@ -69,7 +75,6 @@ class Prefixes(Settings):
         description="one more space where the prefix is empty, as DeRTa's scripts put it; none "
         "where the template trims answers",
     )
-    spaced: bool = Field(True, description="put a space before a refusal where words need it")
 
 
 def prefixed(

@@ -17,16 +17,16 @@ KINDS = {"everyday": "learn", "lookalike": "lookalike", "harmful": "safe"}
 def learned(example: Example, encode: Encoder, safe: bool = False) -> Iterator[Row]:
     """`learn` and `lookalike` for harmless answers; if wanted `safe` for safe ones to the rest.
 
-    Raises UserError for an answer that is to be learnt and is the unsafe one as well.
+    Raises UserError for an example whose chosen answer is the rejected one as well, used or not.
     """
+    differing(example)
     if example.chosen is not None and (safe or example.kind != "harmful"):
-        differing(example)
         turn = encode(example.messages, example.chosen, unfinished=example.unfinished)
         yield supervision.learn_row(turn, KINDS[example.kind])
 
 
 def avoided(example: Example, encode: Encoder) -> Iterator[Row]:
-    """`avoid` for an unsafe answer."""
+    """`avoid` for an answer that is rejected: an unsafe one, or the wrongful refusal of a pair."""
     if example.rejected is not None:
         yield supervision.avoid_row(encode(example.messages, example.rejected), encode.special)
 
@@ -42,11 +42,23 @@ def check(example: Example) -> None:
 
 
 def differing(example: Example) -> None:
-    """Raises UserError where safe and unsafe answer are the same text, but for space around it."""
+    """Raises UserError where both answers are the same text, but for space around it."""
     if example.chosen is None or example.rejected is None:
         return
     if example.chosen.strip() == example.rejected.strip():
-        raise UserError(f"safe and unsafe answer are the same text for {example.prompt[:50]!r}")
+        raise UserError(
+            f"chosen and rejected answer are the same text for {example.prompt[:50]!r}: it cannot "
+            "be both, take one of them out"
+        )
+
+
+def need_harmful(rows: Sequence[Row], who: str) -> None:
+    """Raises UserError where ``who`` is to decline and no row shows it how."""
+    if not any(row.kind in ("prefix", "transition") for row in rows):
+        raise UserError(
+            f"{who} learns to decline from safe answers to harmful prompts and finds none: bring "
+            "some (`chosen`) under data.train.harmful, or have them made by `collect.safe`"
+        )
 
 
 def need_safe(rows: Sequence[Row], who: str) -> None:

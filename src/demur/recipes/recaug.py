@@ -9,14 +9,14 @@ long.) The ``reference`` presets are DeRTa's scripts, as `derta` explains.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from demur.draws import Draws
 from demur.encoder import Encoder
 from demur.objective import Objective
 from demur.recipes._prefixes import REFERENCE, REFERENCE_FULL, Prefixes, prefixed
-from demur.recipes._rows import check, learned
+from demur.recipes._rows import check, learned, need_harmful
 from demur.records import Example
 from demur.supervision import Row
 
@@ -36,12 +36,18 @@ def rows(example: Example, encode: Encoder, settings: Settings, random: Draws) -
 
     Raises UserError for an unsafe answer without a safe one, or the same text as both.
     """
-    yield from learned(example, encode)
-    if example.ready and example.chosen is None:
+    if not example.ready:
+        yield from learned(example, encode)
+    if example.ready and example.chosen is None:  # a transition row, which is not for here
         return
-    if example.kind == "harmful" or example.rejected is not None:
+    if example.kind == "harmful" or example.ready:
         check(example)
         yield from prefixed(example, example.chosen or "", encode, settings, random)
+
+
+def check_rows(rows: Sequence[Row], settings: Settings) -> None:
+    """Raises UserError without a prefix row: it would be `sft`."""
+    need_harmful(rows, "recipe 'recaug'")
 
 
 def objective(settings: Settings) -> Objective:
