@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import talkative
-from demur import config, evaluate, generate, materials, pages, records
+from demur import config, evaluate, generate, materials, pages, pipeline, records
 from demur.attempts import Chosen, attempted
 from demur.config import Run
 from demur.errors import UserError
@@ -233,6 +233,25 @@ def test_a_suite_is_evaluated(llamas: Path, served: dict[str, Any], tmp_path: Pa
     evaluate.evaluate(run.model, behaviors(run), run.evaluate, tmp_path / "e")
     kept = records.read(tmp_path / "e" / "behaviors.jsonl", Behavior)
     assert [b.source for b in kept] == list(BENCHMARKS)
+
+
+def test_the_page_says_what_a_suite_left_out(
+    derta: Path, served: dict[str, Any], tmp_path: Path
+) -> None:
+    suite = {"derta": {"folder": str(derta), "limit": 1, "scenarios": ["direct", "selfcipher"]}}
+    beside = {"evaluate": {"decoding": {"max_new_tokens": 4}, "drift": None, "max_unscored": 1}}
+    run = config.build(served | beside | {"suite": suite})
+    list(pipeline.evaluate_all(run))
+    page = pipeline.report(run)
+    told = json.loads(page.with_name("results.json").read_text())["notes"]
+    left = "1 of the paper's 6 attacks: not codeattack, pair, jailbreakchat, autodan, completing."
+    assert f"Suite derta asks {left}" in told
+    assert "Suite derta: selfcipher asks with demur's own mild demonstrations." in told
+    assert "Suite derta asks no more than 1 rows of every file." in told
+    assert "demonstrations" in page.read_text() and not config.build(served).notes()
+    whole = {"folder": str(derta), "pair": {}, "autodan": {}, "helpfulness": False}
+    (derta / "safety_selfcipher.json").write_text("{}")
+    assert not config.build(served | {"suite": {"derta": whole}}).notes()
 
 
 def shared(folder: str) -> Path:

@@ -57,6 +57,14 @@ class Run(Settings):
                 )
         return variants
 
+    def notes(self) -> list[str]:
+        """What its suite, as it is set, leaves out of the protocol that it stands for."""
+        if self.suite is None:
+            return []
+        found = pages.find("suites", self.suite.name)
+        told = page_settings(found, self.suite.settings, f"suite.{self.suite.name}")
+        return list(found.notes(told)) if hasattr(found, "notes") else []
+
     def trainings(self) -> dict[str, Train]:
         """Every training of this run by name; ``after`` is the one under ``train``.
 

@@ -148,6 +148,8 @@ def evaluate(
     behaviors, known = heldout(config, materials or prepare(config))
     out = config.output / "evaluate" / name
     evaluation.evaluate(model, behaviors, config.evaluate, out, config.seed, known, start)
+    if notes := config.notes():
+        manifest.note(out, notes=notes)
     return out
 
 

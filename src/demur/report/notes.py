@@ -42,7 +42,8 @@ def warnings(evaluations: Mapping[str, Evaluation], primary: str) -> list[str]:
     ]
     asked = [note for other in others for note in _asked(first, other)]
     doubt = [note for name, e in evaluations.items() if (note := _unscored(name, e, primary))]
-    return [*_estimate(primary), *mixed, *_templates(evaluations), *asked, *doubt]
+    left = dict.fromkeys(n for e in evaluations.values() for n in e.manifest.get("notes", ()))
+    return [*_estimate(primary), *left, *mixed, *_templates(evaluations), *asked, *doubt]
 
 
 def _estimate(primary: str) -> list[str]:

@@ -18,6 +18,7 @@ QUESTIONS, OPENINGS = "safety_illegal_instructions_200", "safety_completionattac
 CHAT, CIPHER = "safety_jailbreakchat", "safety_selfcipher"
 TASKS = {"GSM8K": "helpfulness_gsm8k_500", "MMLU": "helpfulness_mmlu_500"}
 ALPACA = "helpfulness_alpaca_eval_300"
+ATTACKS = ("codeattack", "pair", "jailbreakchat", "selfcipher", "autodan", "completing")
 SEARCHED = 50  # questions that the paper spends a search on
 
 Scenario = Literal["direct", "codeattack", "jailbreakchat", "selfcipher", "completing"]
@@ -56,6 +57,25 @@ def tree(settings: Settings) -> dict[str, Any]:
     return {"data": {"heldout": heldout}, "evaluate": evaluate}
 
 
+def notes(settings: Settings) -> list[str]:
+    """What it leaves out of the protocol as it is set: for whoever reads the figures."""
+    asked = {*settings.scenarios, *(["pair"] if settings.pair is not None else [])}
+    asked |= {"autodan"} if settings.autodan is not None else set()
+    told = []
+    if off := [name for name in ATTACKS if name not in asked]:
+        held = f"{len(ATTACKS) - len(off)} of the paper's {len(ATTACKS)} attacks"
+        told.append(f"Suite derta asks {held}: not {', '.join(off)}.")
+    if "selfcipher" in asked and not _has_cipher(settings):
+        told.append("Suite derta: selfcipher asks with demur's own mild demonstrations.")
+    if settings.limit:
+        told.append(f"Suite derta asks no more than {settings.limit} rows of every file.")
+    return told
+
+
+def _has_cipher(settings: Settings) -> bool:
+    return any(settings.folder.glob(f"{CIPHER}.*"))
+
+
 def _heldout(settings: Settings) -> dict[str, Any]:
     harmful = [QUESTIONS] + [OPENINGS] * ("completing" in settings.scenarios)
     found: dict[str, Any] = {"harmful": [_source(settings, file) for file in harmful]}
@@ -73,7 +93,7 @@ def _asked(scenario: Scenario, settings: Settings) -> list[dict[str, Any]]:
         return [_replayed(settings, CHAT, QUESTIONS, scenario)]
     if scenario == "completing":
         return [_replayed(settings, OPENINGS, OPENINGS, scenario)]
-    if scenario == "selfcipher" and any(settings.folder.glob(f"{CIPHER}.*")):
+    if scenario == "selfcipher" and _has_cipher(settings):
         return [_replayed(settings, CIPHER, QUESTIONS, scenario)]
     return [_on_questions(scenario, {})]  # CodeAttack's file is what the page writes, to the byte
 
