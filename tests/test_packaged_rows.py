@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from importlib import metadata
 from typing import Any
 
@@ -45,35 +47,151 @@ def smollm() -> Any:
     return AutoTokenizer.from_pretrained(folder, gguf_file=name)
 
 
-def written(tokenizer: Any, recipe: str, example: Example, **settings: Any) -> list[str]:
+def written(
+    tokenizer: Any, recipe: str, example: Example, place: int = 0, **settings: Any
+) -> list[str]:
     train = Train.model_validate({"recipe": recipe} | settings)
-    page, encode = pages.find("recipes", recipe), Encoder(tokenizer, 128)
-    rows = page.rows(example, encode, train.method, Draws(3))
+    page, encode = pages.find("recipes", recipe), Encoder(tokenizer, 256)
+    rows = page.rows(example, encode, train.method, Draws(3, place))
     return [f"{row.kind}: {told(tokenizer, row).replace(CONTEXT, '')}" for row in rows]
 
 
+ALIGNED = "Sorry+ ,+ _but+ _I+ _can+ 't+ _help+ .+ <|im_end|>+"
+SPLIT = "_Sor+ ry+ ,+ _but+ _I+ _can+ 't+ _help+ .+ <|im_end|>+"
+AS_IT_IS = "I+ 'm+ _sorry+ ,+ _but+ _I+ _can+ 't+ _help+ .+ <|im_end|>+"
+AFTER_A_SPACE = f"_{AS_IT_IS}"
+UNSAFE = "Sure , _take _a _pin . ⏎ Then _turn"
+AVOIDED = "Sure- ,- _take- _a- _pin- .- ⏎- Then- _turn- <|im_end|>"
 TAUGHT = (
-    "transition: Sure>Sorry ,>_Sor _take>_Sor _a>_Sor _pin>_Sor .>_Sor ⏎>_Sor Then>Sorry "
-    "_turn>_Sor <|im_end|>"
+    "Sure>Sorry ,>_Sor _take>_Sor _a>_Sor _pin>_Sor .>_Sor ⏎>_Sor Then>Sorry _turn>_Sor <|im_end|>"
 )
-REFUSED = "prefix: Sorry+ ,+ _but+ _I+ _can+ 't+ _help+ .+ <|im_end|>+"
-TURNED = (
-    "prefix: Sure , _take _a _pin . ⏎ Then _turn "
-    "_Sor+ ry+ ,+ _but+ _I+ _can+ 't+ _help+ .+ <|im_end|>+"
+BARE = (
+    "Sure>Sorry ,>Sorry _take>Sorry _a>Sorry _pin>Sorry .>Sorry ⏎>Sorry Then>Sorry _turn>Sorry "
+    "<|im_end|>"
 )
-AVOIDED = "avoid: Sure- ,- _take- _a- _pin- .- ⏎- Then- _turn- <|im_end|>"
+EVERYWHERE = {"transitions_kept": 1.0}
+WHOLE = {"prefix_empty": 0.0}  # drawn from this seed: a prefix of the whole answer
+NONE = {"prefix_empty": 1.0}
+HALF = {"transitions_kept": 0.5, "lambda": 1.0}
+
+# What the pair becomes: recipe, settings, rows. An ordinary answer is the same in all but dpo.
+SAID: dict[str, tuple[str, dict[str, Any], list[str]]] = {
+    "sft": ("sft", {}, []),
+    "stl": ("stl", {}, [f"safe: {AS_IT_IS}"]),
+    "ta_sft": ("ta_sft", {}, [f"avoid: {AVOIDED}"]),
+    "ta_sft paper": ("ta_sft", {"preset": "paper"}, [f"avoid: {AVOIDED}"]),
+    "ta_sft safe": ("ta_sft", {"safe": True}, [f"safe: {AS_IT_IS}", f"avoid: {AVOIDED}"]),
+    "unlikelihood": ("unlikelihood", {}, [f"avoid: {AVOIDED}"]),
+    "gradient_ascent": ("gradient_ascent", {}, [f"avoid: {AVOIDED}"]),
+    "npo": ("npo", {}, [f"avoid: {AVOIDED}"]),
+    "kto": ("kto", {}, [f"safe: {AS_IT_IS}", f"avoid: {AVOIDED}"]),
+    "dpo": ("dpo", {}, [f"chosen: {AS_IT_IS}", f"rejected: {AVOIDED}"]),
+    "dpo paper": ("dpo", {"preset": "paper"}, [f"chosen: {AS_IT_IS}", f"rejected: {AVOIDED}"]),
+    "recaug": ("recaug", NONE, [f"prefix: {AS_IT_IS}"]),
+    "recaug begun": ("recaug", WHOLE, [f"prefix: {UNSAFE} {AFTER_A_SPACE}"]),
+    "recaug qi": ("recaug", {"preset": "qi"}, [f"prefix: {AS_IT_IS}"]),
+    "recaug qi begun": (
+        "recaug",
+        {"preset": "qi", **WHOLE, "prefix_max": 1},
+        [f"prefix: Sure {AFTER_A_SPACE}"],
+    ),
+    "recaug reference": ("recaug", {"preset": "reference"}, [f"prefix: {AFTER_A_SPACE}"]),
+    "recaug reference-full": ("recaug", {"preset": "reference-full"}, [f"prefix: {AFTER_A_SPACE}"]),
+    "recaug reference, the second pair": (  # three of its five words, the most there may be
+        "recaug",
+        {"preset": "reference", "place": 1},
+        [f"prefix: Sure , _take _a {AFTER_A_SPACE}"],
+    ),
+    "derta": ("derta", NONE | EVERYWHERE, [f"prefix: {ALIGNED}", f"transition: {TAUGHT}"]),
+    "derta begun": (
+        "derta",
+        WHOLE | EVERYWHERE,
+        [f"prefix: {UNSAFE} {SPLIT}", f"transition: {TAUGHT}"],
+    ),
+    "derta as it comes": (
+        "derta",
+        {},
+        [
+            f"prefix: {ALIGNED}",
+            "transition: Sure , _take _a _pin>_Sor .>_Sor ⏎ Then>Sorry _turn <|im_end|>",
+        ],
+    ),
+    "derta paper": (
+        "derta",
+        {"preset": "paper", "transition": "Sorry", "prefix_max": 1, **WHOLE},
+        [f"prefix: Sure {AS_IT_IS}", f"transition: {BARE}"],
+    ),
+    "derta reference": (
+        "derta",
+        {"preset": "reference"},
+        [f"prefix: {AFTER_A_SPACE}", f"transition: {BARE}>Sorry"],
+    ),
+    "derta reference-full": (  # a twentieth, and one at least
+        "derta",
+        {"preset": "reference-full"},
+        [
+            f"prefix: {AFTER_A_SPACE}",
+            "transition: Sure , _take _a _pin . ⏎>Sorry Then>Sorry _turn <|im_end|>",
+        ],
+    ),
+    "both at the same positions": (
+        "derta",
+        HALF | {"prefix": False},
+        [
+            "transition: Sure>Sorry- , _take>_Sor- _a _pin .>_Sor- ⏎>_Sor- Then>Sorry- _turn>_Sor- "
+            "<|im_end|>"
+        ],
+    ),
+    "both, all of it avoided": (
+        "derta",
+        HALF | {"prefix": False, "avoid": "all"},
+        [
+            "transition: Sure>Sorry- ,- _take>_Sor- _a- _pin- .>_Sor- ⏎>_Sor- Then>Sorry- _turn>_Sor- "
+            "<|im_end|>"
+        ],
+    ),
+    "both in one mix": (
+        "derta",
+        NONE | EVERYWHERE | {"lambda": 1.0, "avoid": "rows", "safe": True},
+        [
+            f"avoid: {AVOIDED}",
+            f"safe: {ALIGNED}",
+            f"prefix: {ALIGNED}",
+            f"transition: {TAUGHT}",
+        ],
+    ),
+}
 
 
-def test_derta_says_this_at_every_position(smollm):
-    everywhere = {"transitions_kept": 1.0}
-    assert written(smollm, "derta", ORDINARY) == ["learn: Use+ _the+ _key+ .+ <|im_end|>+"]
-    assert written(smollm, "derta", PAIR, prefix_empty=1.0, **everywhere) == [REFUSED, TAUGHT]
-    # Drawn from this seed: a prefix of the whole answer.
-    assert written(smollm, "derta", PAIR, prefix_empty=0.0, **everywhere) == [TURNED, TAUGHT]
+@pytest.mark.parametrize("case", SAID)
+def test_a_pair_says_this_at_every_position(smollm, case):
+    recipe, settings, rows = SAID[case]
+    assert written(smollm, recipe, PAIR, **settings) == rows
 
 
-def test_ta_sft_says_this_at_every_position(smollm):
-    assert written(smollm, "ta_sft", PAIR) == [AVOIDED]
+def test_every_recipe_and_preset_is_written_out():
+    found = {(recipe, settings.get("preset")) for recipe, settings, _ in SAID.values()}
+    for name in pages.names("recipes"):
+        assert {(name, preset) for preset in (None, *pages.find("recipes", name).PRESETS)} <= found
+
+
+@pytest.mark.parametrize("recipe", pages.names("recipes"))
+def test_an_ordinary_answer_says_this_at_every_position(smollm, recipe):
+    said = [] if recipe == "dpo" else ["learn: Use+ _the+ _key+ .+ <|im_end|>+"]
+    assert written(smollm, recipe, ORDINARY) == said
+
+
+def test_qi_leaves_half_the_prefixes_empty_and_cuts_the_others_at_a_hundred(smollm):
+    """Where the safe answer begins, over a thousand draws of a pair of 160 unsafe tokens."""
+    pair = replace(PAIR, rejected=" key" * 160)
+    page, encode = pages.find("recipes", "recaug"), Encoder(smollm, 512)
+    settings = Train.model_validate({"recipe": "recaug", "preset": "qi"}).method
+    first = [next(iter(page.rows(pair, encode, settings, Draws(n)))).first for n in range(1000)]
+    lengths = Counter(place - min(first) for place in first)
+    assert lengths[0] == pytest.approx(500, abs=64)  # four standard deviations
+    assert max(lengths) == 100 and len(lengths) > 90
+    low = sum(number for length, number in lengths.items() if 0 < length <= 50)
+    assert low == pytest.approx((1000 - lengths[0]) / 2, abs=45)
 
 
 def test_a_word_that_is_split_after_others_is_told_with_its_parts(smollm, monkeypatch):
