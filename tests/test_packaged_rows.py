@@ -146,8 +146,8 @@ SAID: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         "derta",
         HALF | {"prefix": False, "avoid": "all"},
         [
-            "transition: Sure>Sorry- ,- _take>_Sor- _a- _pin- .>_Sor- ⏎>_Sor- Then>Sorry- _turn>_Sor- "
-            "<|im_end|>"
+            "transition: Sure>Sorry- ,- _take>_Sor- _a- _pin- .>_Sor- ⏎>_Sor- Then>Sorry- "
+            "_turn>_Sor- <|im_end|>"
         ],
     ),
     "both in one mix": (
