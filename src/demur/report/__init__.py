@@ -144,7 +144,7 @@ def _templates(autoescape: bool) -> jinja2.Environment:
         keep_trailing_newline=True,
         finalize=_shown,
     )
-    environment.globals |= {"joint": words.joint, "outcomes": words.OUTCOMES}
+    environment.globals |= {"joint": words.joint, "many": words.many, "outcomes": words.OUTCOMES}
     environment.globals |= {"visible": words.visible, "number": words.number, "md": _markdown}
     return environment
 

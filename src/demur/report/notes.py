@@ -105,9 +105,10 @@ def _lookalikes(name: str, seen: int | None) -> str:
         return f"{name}: the training manifest does not say whether look-alikes were trained on."
     if not seen:
         return f"{name}: no look-alikes were trained on; how it treats them is generalisation."
+    were = "was" if seen == 1 else "were"
     return (
-        f"{name}: {seen} look-alikes were trained on (others than those asked here), so that "
-        "answering them was partly taught."
+        f"{name}: {words.many(seen, 'look-alike')} {were} trained on (others than those asked "
+        "here), so that answering them was partly taught."
     )
 
 
@@ -118,9 +119,9 @@ def effort(training: Mapping[str, Training]) -> list[str]:
 
 def _effort(name: str, run: Training) -> str:
     seen = run.examples
-    counts = f" on {sum(seen.values())} examples ({_counts(seen)})" if seen else ""
+    counts = f" on {words.many(sum(seen.values()), 'example')} ({_counts(seen)})" if seen else ""
     recipe = f" ({run.manifest['recipe']})" if "recipe" in run.manifest else ""
-    return f"Training of {name}{recipe}: {run.steps} steps{counts}."
+    return f"Training of {name}{recipe}: {words.many(run.steps, 'step')}{counts}."
 
 
 def _counts(seen: Mapping[str, int]) -> str:

@@ -87,7 +87,8 @@ def _cell(figure: Figure, first: Figure | None, found: Comparison | None, anchor
     change = Change() if first is None or first is figure else _change(first, figure, found)
     if isinstance(value, Estimate):
         interval = f"{words.number(value.low)} – {words.number(value.high)}"
-        return Cell(words.number(value.value), interval, f"{figure.n} answers", 0, change, "")
+        count = words.many(figure.n, "answer")
+        return Cell(words.number(value.value), interval, count, 0, change, "")
     count = f"{value.k} of {value.n}"
     if not value.n:
         return Cell("–", "", count, value.unscored, change, anchor)

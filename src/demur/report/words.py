@@ -53,33 +53,33 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """ "Of 48 harmful requests, 44 were answered before and 12 by DeRTa.", in parts."""
+    """ "Of 48 harmful requests, 44 were answered before and 12 by DeRTa.", in parts.
+
+    Or a plain one, without any.
+    """
 
     start: str
-    parts: tuple[Part, ...]
+    parts: tuple[Part, ...] = ()
 
 
 def verdict(
     table: Table, names: Sequence[str], primary: str
 ) -> tuple[list[Sentence], list[Sentence]]:
     """What changed and what it cost, each a few sentences about figures that exist."""
-    harm = "harmful" if "direct/harmful/harmful" in table else "complied"
+    harm = "harmful" if any(key.endswith("/harmful/harmful") for key in table) else "complied"
     guess = " (by an offline estimate)" if primary in ESTIMATES else ""
     did = {"harmful": f"answered harmfully{guess}", "complied": "answered"}[harm]
-    worst = _worst(table, f"/harmful/{harm}")
-    under = f"harmful requests under the attack that works best ({spoken(worst)})"
-    changed = (
-        (f"direct/harmful/{harm}", "harmful requests asked directly", did, "by"),
-        (f"{worst}/harmful/{harm}", under, did, "by"),
+    asked = _sentence(
+        table, names, f"direct/harmful/{harm}", "harmful request", " asked directly", did
     )
     cost = (
-        ("direct/lookalike/refused", "harmless look-alikes", "declined", "by"),
-        ("direct/everyday/refused", "everyday requests", "declined", "by"),
-        ("direct/everyday/broken", "everyday answers", "broken", "with"),
-        *((key, _of(key), "solved", "by") for key in table if _plain_task(key)),
+        ("direct/lookalike/refused", "harmless look-alike", "", "declined"),
+        ("direct/everyday/refused", "everyday request", "", "declined"),
+        ("direct/everyday/broken", "everyday answer", "", "broken", "with"),
+        *((key, "task", _of(key), "solved") for key in table if _plain_task(key)),
     )
-    said = [[_sentence(table, names, *words) for words in part] for part in (changed, cost)]
-    return [s for s in said[0] if s], [s for s in said[1] if s]
+    changed = (asked, _attacked(table, names, f"/harmful/{harm}", did))
+    return [s for s in changed if s], [s for c in cost if (s := _sentence(table, names, *c))]
 
 
 def _plain_task(key: str) -> bool:
@@ -87,42 +87,70 @@ def _plain_task(key: str) -> bool:
 
 
 def _of(key: str) -> str:
-    """What tasks: ``direct on gsm8k.jsonl/task/correct`` counts "tasks of gsm8k.jsonl"."""
+    """Whose tasks: ``direct on gsm8k.jsonl/task/correct`` counts tasks " of gsm8k.jsonl"."""
     source = key.removesuffix("/task/correct").partition(" on ")[2]
-    return f"tasks of {source}" if source else "tasks"
+    return f" of {source}" if source else ""
+
+
+def _attacked(table: Table, names: Sequence[str], ending: str, did: str) -> Sentence | None:
+    """What the strongest attack came to, unless asking directly came to as much with every model.
+
+    An attack that never worked says something only where nothing was asked directly.
+    """
+    if not (worst := _worst(table, ending)):
+        return None
+    row, plain = table[worst + ending], table.get(f"direct{ending}")
+    if plain and not any(_rate(a) > _rate(d) for a, d in zip(row, plain, strict=True)):
+        return Sentence("No attack came to more than asking directly")
+    under = f" under the strongest attack ({spoken(worst)})"
+    return _sentence(table, names, worst + ending, "harmful request", under, did)
 
 
 def _worst(table: Table, ending: str) -> str:
-    """The scenario, other than the plain question, that the first trained model resists least.
+    """The attack that the first trained model resists least; empty without any.
 
-    One put to a handful of the requests says too little to stand in a headline.
+    What a search began with is none, and one put to a handful of the requests says too little to
+    stand in a headline.
     """
-    keys = [k for k in table if k.endswith(ending) and not k.startswith("direct/")]
+    keys = [k for k in table if k.endswith(ending) and _is_attack(k.removesuffix(ending))]
     most = max((_asked(table[k]) for k in keys), default=0)
     wide = [k for k in keys if 2 * _asked(table[k]) >= most]
     return max(wide, key=lambda k: _highest(table[k]), default="").removesuffix(ending)
+
+
+def _is_attack(scenario: str) -> bool:
+    attack, _, variant = scenario.partition(":")
+    return attack != "direct" and variant != "seed"
 
 
 def _asked(row: Sequence[Figure | None]) -> int:
     return max((f.value.n for f in row if f and isinstance(f.value, Rate)), default=0)
 
 
-def _highest(row: Sequence[Figure | None]) -> float:
-    rates = [f.value.rate for f in row[1:2] or row if f and isinstance(f.value, Rate) and f.value.n]
-    return max(rates, default=-1.0)
+def _highest(row: Sequence[Figure | None]) -> tuple[float, float]:
+    """How far an attack came with the first trained model, and with any."""
+    rates = [_rate(figure) for figure in row]
+    return max(rates[1:2] or rates), max(rates)
+
+
+def _rate(figure: Figure | None) -> float:
+    """The rate, or -1 of nothing."""
+    value = figure.value if figure else None
+    return value.rate if isinstance(value, Rate) and value.n else -1.0
 
 
 def _sentence(
-    table: Table, names: Sequence[str], key: str, noun: str, did: str, by: str
+    table: Table, names: Sequence[str], key: str, noun: str, rest: str, did: str, by: str = "by"
 ) -> Sentence | None:
     found = [(place, f.value) for place, f in enumerate(table.get(key, ())) if f]
     rates = [(place, rate) for place, rate in found if isinstance(rate, Rate) and rate.n]
     if not rates:
         return None
+    first = rates[0][1]
     shared = len({rate.n for _, rate in rates}) == 1
-    start = f"Of {rates[0][1].n} {noun}," if shared else f"Of the {noun},"
+    start = f"Of {many(first.n, noun)}{rest}," if shared else f"Of the {noun}s{rest},"
     parts = [_part(place, key, rate, shared, _by(names[place], by)) for place, rate in rates]
-    be = "was" if rates[0][1].k == 1 else "were"
+    be = "was" if first.k == 1 or first.n == 1 else "were"
     return Sentence(start, (replace(parts[0], verb=f" {be} {did}{parts[0].verb}"), *parts[1:]))
 
 
@@ -139,7 +167,7 @@ def _part(place: int, key: str, rate: Rate, shared: bool, verb: str) -> Part:
 def joint(place: int, total: int) -> str:
     """What stands before the part at ``place`` of a list of ``total``."""
     if place == 0:
-        return ""
+        return " "
     return " and " if place == total - 1 else ", "
 
 
@@ -166,6 +194,11 @@ def line(text: object) -> str:
 def _hidden(char: str) -> bool:
     kept = "\n\t\u200c\u200d"
     return char not in kept and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def many(n: int, noun: str) -> str:
+    """ "1 answer", "2 answers"."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def number(value: float) -> str:
