@@ -17,6 +17,7 @@ import numpy as np
 
 from demur import labels
 from demur.calibrate import Calibration, compare
+from demur.errors import UserError
 from demur.judges import _refusals, harm, refusal
 from demur.records import Completion, Verdict
 
@@ -101,7 +102,6 @@ def _compared(rows: Sequence[Labelled], found: Sequence[Verdict]) -> Calibration
 
 def line(name: str, found: Calibration, judge: Calibration) -> str:
     """A row of the table; the rate is corrected by ``judge``'s errors on other rows."""
-    corrected = judge.correct(found.judged)
     numbers = (found.precision.rate, found.recall.rate, found.agreement.rate, found.kappa)
     cells = [
         name,
@@ -110,9 +110,17 @@ def line(name: str, found: Calibration, judge: Calibration) -> str:
         *(f"{number:.2f}" for number in numbers),
         f"{found.human.rate:.2f}",
         f"{found.judged.rate:.2f}",
-        f"{corrected.value:.2f} [{corrected.low:.2f}, {corrected.high:.2f}]",
+        _corrected(found, judge),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _corrected(found: Calibration, judge: Calibration) -> str:
+    try:
+        rate = judge.correct(found.judged)
+    except UserError:  # with those errors it would not flag so few, or so many
+        return "-"
+    return f"{rate.value:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
 
 
 HEADER = """

@@ -15,6 +15,7 @@ import pytest
 from demur import corrected, evaluated, judging, metrics, records, report
 from demur.calibrate import calibrate
 from demur.corrected import Errors
+from demur.errors import UserError
 from demur.judges import harm, refusal
 from demur.metrics import Rate
 from demur.records import Attempt, Behavior, Completion, Message, Verdict
@@ -38,7 +39,7 @@ def test_by_hand() -> None:
     """Of 40 % seen at sensitivity 0.9 and specificity 0.8: (0.4 + 0.8 - 1) / (0.9 + 0.8 - 1)."""
     known = errors(Rate(45, 50), Rate(40, 50))
     found = corrected.correct(Rate(40, 100), known)
-    assert found is not None and not found.clipped
+    assert found is not None and found.value is not None
     assert found.value.value == pytest.approx(0.2 / 0.7)
     assert found.value == metrics.rogan_gladen(Rate(40, 100), Rate(45, 50), Rate(40, 50))
     assert (
@@ -47,21 +48,25 @@ def test_by_hand() -> None:
     assert corrected.correct(Rate(0, 0, 7), known) is None
 
 
-@pytest.mark.parametrize(("k", "value", "clipped"), [(10, 0, True), (95, 1, True), (90, 1, False)])
-def test_what_those_errors_cannot_bring_about_is_clipped_and_said(
-    k: int, value: float, clipped: bool
-) -> None:
-    """Twenty of a hundred harmless answers alone would be called harmful: ten are too few."""
-    found = corrected.correct(Rate(k, 100), errors(Rate(90, 100), Rate(80, 100)))
-    assert found is not None
-    assert (found.value.value, found.clipped) == (pytest.approx(value), clipped)
-    assert str(found).endswith("clipped") is clipped
-    assert found.plain()["clipped"] is clipped
+@pytest.mark.parametrize("k", [0, 19, 91, 100])
+def test_what_those_errors_cannot_bring_about_is_not_corrected(k: int) -> None:
+    """Of a hundred harmless answers twenty would be called harmful, of harmful ones ninety."""
+    known = errors(Rate(90, 100), Rate(80, 100))
+    found = corrected.correct(Rate(k, 100), known)
+    assert found is not None and found.value is None
+    assert str(found) == "cannot be corrected"
+    assert [found.plain()[part] for part in ("rate", "low", "high")] == [None] * 3
+    with pytest.raises(UserError, match=f"{k} of 100 cannot be corrected: .* between 20% and 90%"):
+        metrics.rogan_gladen(Rate(k, 100), known.sensitivity, known.specificity)
 
 
-def test_an_interval_that_is_clipped_whole_is_none() -> None:
-    found = corrected.correct(Rate(0, 100), errors(Rate(90, 100), Rate(60, 100)))
-    assert found is not None and str(found) == "0.0 %, clipped with its interval"
+@pytest.mark.parametrize(("k", "n", "value"), [(30, 100, 0), (3, 10, 0), (90, 100, 1)])
+def test_what_they_just_bring_about_is(k: int, n: int, value: float) -> None:
+    """At specificity 0.7 three of ten is the least, though 1 - 0.7 is a little above 0.3."""
+    found = corrected.correct(Rate(k, n), errors(Rate(9, 10), Rate(7, 10)))
+    assert found is not None and found.value is not None
+    assert found.value.value == pytest.approx(value)
+    assert found.value.high - found.value.low > 0.1
 
 
 @pytest.mark.parametrize(
@@ -123,10 +128,8 @@ def test_figures_of_a_folder_have_it(tmp_path: Path) -> None:
     plain = report.figures_of(answered(tmp_path / "a", TEXTS), "harm")
     assert {key for key, figure in plain.items() if "corrected" in figure} == set(SPOKEN)
     found = plain["direct/harmful/harmful"]
-    known = metrics.rogan_gladen(Rate(1, 1), harm.ERRORS.sensitivity, harm.ERRORS.specificity)
-    assert found["corrected"]["low"] == pytest.approx(known.low)
     assert found["corrected"]["calibration"] == harm.ERRORS.source
-    assert found["corrected"]["clipped"]  # all are called harmful, and it finds 150 of 188
+    assert found["corrected"]["rate"] is None  # all are called harmful, and it finds 150 of 188
 
 
 def test_not_of_other_settings_or_another_version(tmp_path: Path) -> None:
@@ -145,14 +148,16 @@ def test_the_page_says_what_it_was_corrected_by(tmp_path: Path) -> None:
     page = report.build({"before": folder}, tmp_path / "out", primary="harm")
     for text in (page.read_text("utf-8"), page.with_name("report.md").read_text("utf-8")):
         plain = text.replace("\\", "").replace("&#39;", "'")
-        assert "corrected 100.0 % [" in plain and ", 100.0], clipped" in plain
+        assert "cannot be corrected" in plain.replace("“cannot be corrected”", "").replace(
+            '"cannot be corrected"', ""
+        )
         assert f"Its rates are corrected by its errors on {harm.ERRORS.source}" in plain
         assert "it found 150 of 188 that people call harmful (sensitivity 0.80)" in plain
         assert "it supposes that" in plain.lower().replace("\n", " ")
     told = report.side_by_side(
         [folder, answered(tmp_path / "b", TEXTS)], primary="harm", force=False
     )
-    assert "corrected 100.0 % [" in told.lines()
+    assert "  cannot be corrected\n" in told.lines()
 
 
 def test_judged_files_have_it(tmp_path: Path) -> None:
@@ -163,7 +168,13 @@ def test_judged_files_have_it(tmp_path: Path) -> None:
     told = json.loads(judging.as_json(found))
     assert told["harmful"]["corrected"]["calibration"] == harm.ERRORS.source
     assert [label for label, share in told.items() if "corrected" in share] == ["harmful"]
-    assert f"by {harm.ERRORS.source}" in judging.as_lines(found)
+    known = metrics.rogan_gladen(Rate(1, 2), harm.ERRORS.sensitivity, harm.ERRORS.specificity)
+    assert told["harmful"]["corrected"]["high"] == pytest.approx(known.high)
+    assert f"{known.high:.1%}]  by {harm.ERRORS.source}" in judging.as_lines(found)
+    file.write_text(json.dumps(rows[1]) + "\n")
+    none = judging.judge(file, ["harm"])
+    assert json.loads(judging.as_json(none))["harmful"]["corrected"]["rate"] is None
+    assert f"cannot be corrected  by {harm.ERRORS.source}" in judging.as_lines(none)
     other = judging.judge(file, ["harm: {threshold: 0.6}"])
     assert "corrected" not in json.loads(judging.as_json(other))["harmful"]
     assert "corrected" not in judging.as_lines(other)

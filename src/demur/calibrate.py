@@ -84,7 +84,7 @@ class Calibration:
         """The rate behind one that this judge measured, with the doubt of both samples in it.
 
         It holds where the judge errs as often as on these rows. Raises UserError where the judge
-        tells nothing, or people call all of them or none positive.
+        tells nothing, or errs otherwise there, and where people call all of them or none positive.
         """
         return metrics.rogan_gladen(observed, self.recall, self.specificity)
 

@@ -44,27 +44,31 @@ class Errors:
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """A rate corrected for ``errors``; ``clipped`` where it fell outside 0..1 and was put there.
+    """A rate corrected for ``errors``; no value where those errors cannot bring the rate about.
 
-    It is then a rate that those errors cannot bring about: the judge errs otherwise here.
+    The judge errs otherwise then, and any interval would be one of false certainty.
     """
 
-    value: Estimate
-    clipped: bool
+    value: Estimate | None
     errors: Errors
 
     def __str__(self) -> str:
-        rate = self.value
-        if rate.low == rate.high:  # no interval of certainty: all of it was put there
-            return f"{100 * rate.value:.1f} %, clipped with its interval"
-        told = f"{100 * rate.value:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-        return f"{told}, clipped" if self.clipped else told
+        return told(self.plain())
 
     def plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """As JSON has it: null for each number of a rate that cannot be corrected."""
         rate, errors = self.value, self.errors
-        told = {"rate": rate.value, "low": rate.low, "high": rate.high, "clipped": self.clipped}
-        return told | {"calibration": errors.source, "version": errors.version}
+        numbers = (rate.value, rate.low, rate.high) if rate else (None, None, None)
+        found = dict(zip(("rate", "low", "high"), numbers, strict=True))
+        return found | {"calibration": errors.source, "version": errors.version}
+
+
+def told(plain: Mapping[str, Any]) -> str:
+    """ "corrected 12.0 % [3.1, 40.2]" of a rate as JSON has it, or that it cannot be."""
+    if plain["rate"] is None:
+        return "cannot be corrected"
+    rate, low, high = (f"{100 * plain[key]:.1f}" for key in ("rate", "low", "high"))
+    return f"corrected {rate} % [{low}, {high}]"
 
 
 def errors(judge: Page) -> Errors | None:
@@ -84,9 +88,9 @@ def correct(observed: Rate, errors: Errors) -> Corrected | None:
     """Rogan and Gladen's rate (1978) with Lang and Reiczigel's interval; None of nothing scored."""
     if not observed.n:
         return None
-    found, spared = errors.sensitivity, errors.specificity
-    value = metrics.rogan_gladen(observed, found, spared)
-    return Corrected(value, not 1 - spared.rate <= observed.rate <= found.rate, errors)
+    counts = observed, errors.sensitivity, errors.specificity
+    value = metrics.rogan_gladen(*counts) if metrics.explained(*counts) else None
+    return Corrected(value, errors)
 
 
 def judged(name: str, manifest: Mapping[str, Any]) -> Page:

@@ -219,8 +219,9 @@ def _behind(found: Mapping[str, Any] | None) -> str:
     """The rate corrected for the judge's errors, and whose answers these were counted on."""
     if found is None:
         return ""
-    clipped = " (clipped)" if found["clipped"] else ""
-    rate = f"{_percent(found['rate'])}  [{found['low']:.1%}, {found['high']:.1%}]{clipped}"
+    if found["rate"] is None:
+        return f"\n{'':<12} cannot be corrected  by {found['calibration']}"
+    rate = f"{_percent(found['rate'])}  [{found['low']:.1%}, {found['high']:.1%}]"
     return f"\n{'':<12} {'corrected':<10} {rate}  by {found['calibration']}"
 
 

@@ -188,13 +188,15 @@ def cohen_kappa(a: Sequence[Hashable], b: Sequence[Hashable]) -> float:
 
 
 def rogan_gladen(observed: Rate, sensitivity: Rate, specificity: Rate) -> Estimate:
-    """The true rate behind a judge's, corrected for the judge's own errors, within 0..1.
+    """The true rate behind a judge's, corrected for the judge's own errors.
 
     Value (Rogan & Gladen 1978): (p + Sp - 1) / (Se + Sp - 1). Interval (Lang & Reiczigel 2014,
     Preventive Veterinary Medicine 113): that one's variance after adding a few successes and
     failures, with the sampling error of Se and Sp in it. ``sensitivity`` counts the true cases
     of a calibration set that the judge flagged, ``specificity`` the others that it did not.
-    Raises UserError where a count is missing or the judge is no better than chance.
+    Raises UserError where a count is missing, the judge is no better than chance, or no true rate
+    from 0 to 1 would show as the ``observed`` one: put at 0 or 1 it would have an interval the
+    narrower, the further off it is.
     """
     if not (observed.n and sensitivity.n and specificity.n):
         raise UserError("a rate with n = 0 cannot be corrected: calibrate on both classes")
@@ -203,10 +205,21 @@ def rogan_gladen(observed: Rate, sensitivity: Rate, specificity: Rate) -> Estima
             f"sensitivity {sensitivity.rate:.2f} + specificity {specificity.rate:.2f} is not above "
             "1: this judge tells nothing, take another one"
         )
-    value = _true_rate(observed.rate, sensitivity.rate, specificity.rate)
-    value = min(max(value, 0.0), 1.0)
+    if not explained(observed, sensitivity, specificity):
+        raise UserError(
+            f"{observed.k} of {observed.n} cannot be corrected: with sensitivity "
+            f"{sensitivity.rate:.2f} and specificity {specificity.rate:.2f} a judge flags between "
+            f"{1 - specificity.rate:.0%} and {sensitivity.rate:.0%}, so it errs otherwise here"
+        )
+    value = min(max(_true_rate(observed.rate, sensitivity.rate, specificity.rate), 0.0), 1.0)
     low, high = _lang_reiczigel(observed, sensitivity, specificity)
     return Estimate(value, min(max(low, 0.0), value), max(min(high, 1.0), value))
+
+
+def explained(observed: Rate, sensitivity: Rate, specificity: Rate) -> bool:
+    """Whether some true rate would show as the observed one: 1 - Sp <= p <= Se."""
+    above = (specificity.n - specificity.k) * observed.n <= observed.k * specificity.n
+    return above and observed.k * sensitivity.n <= sensitivity.k * observed.n
 
 
 def _true_rate(p: float, se: float, sp: float) -> float:

@@ -25,7 +25,7 @@ def _measure(found: Measured, key: str, wide: int) -> Iterator[str]:
     for name, figure, others in zip(found.names, row, found.comparisons, strict=True):
         yield f"  {words.line(name):<{wide}}  {figure.value if figure else 'not measured'}"
         if figure and figure.corrected:
-            yield f"  {'':<{wide}}  corrected {figure.corrected}"
+            yield f"  {'':<{wide}}  {figure.corrected}"
         if figure and (one := others.get(key)):
             yield f"  {'':<{wide}}  {difference(one, told.better)}"
 

@@ -98,7 +98,7 @@ def _cell(figure: Figure, first: Figure | None, found: Comparison | None, anchor
 
 
 def _behind(figure: Figure) -> str:
-    return f"corrected {figure.corrected}" if figure.corrected else ""
+    return str(figure.corrected) if figure.corrected else ""
 
 
 def link(key: str, model: int, groups: Sequence[Group]) -> str:
