@@ -119,20 +119,32 @@ def value(name: str, run: Training, what: str) -> float:
 
 
 def drawings(of: Mapping[int, Sequence[Point]]) -> dict[str, str]:
-    """What is declined rightly against what wrongly; then rates along x, and the drift.
+    """What is declined rightly against what wrongly; the drift; then rates along x that move.
 
     Lines go by the place of a model, whose colour they have.
     """
     plane = {place: _plane(points) for place, points in of.items()}
     drawn = {PLANE: plots.plane(PLANE, plane)} if any(map(len, plane.values())) else {}
-    return (
-        drawn
-        | {
-            title: plots.rates(title, {place: _rates(points, key) for place, points in of.items()})
-            for key, title in _titles(of.values()).items()
-        }
-        | _drifts(of)
-    )
+    rates = {
+        title: plots.rates(title, {place: _rates(points, key) for place, points in of.items()})
+        for key, title in _titles(of.values()).items()
+        if len(_levels(of, key)) > 1
+    }
+    return drawn | _drifts(of) | rates
+
+
+def still(of: Mapping[int, Sequence[Point]]) -> list[str]:
+    """The rates that are the same at every point of every line, and so are not drawn."""
+    return [
+        f"{title} {100 * rate:.1f} %"
+        for key, title in _titles(of.values()).items()
+        if len(levels := _levels(of, key)) == 1
+        for rate in levels
+    ]
+
+
+def _levels(of: Mapping[int, Sequence[Point]], key: str) -> set[float]:
+    return {rate.rate for points in of.values() for _, rate in _rates(points, key)}
 
 
 def _drifts(of: Mapping[int, Sequence[Point]]) -> dict[str, str]:

@@ -46,7 +46,7 @@ def view(
     """The template's variables, and the metadata, of the training ``name`` in ``folder``."""
     made = found.training[name].manifest
     inputs = made.get("inputs") or {}
-    lines = tables.headline(found.table, found.comparisons, [])
+    lines = tables.headline(found.table, found.comparisons, [], found.primary)
     shown = {
         "mark": MARK,
         "version": __version__,

@@ -19,6 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 
 from demur.metrics import Rate
+from demur.report import labels
 
 WIDTH, ROW, GUTTER = 360, 18, 88  # points: a drawing, a bar's row, the names left of the bars
 MODELS = 7
@@ -67,16 +68,17 @@ def bars(panel: str, measures: Sequence[Bars], models: Sequence[str]) -> str:
     """Rates as horizontal bars with their 95 % intervals, the measures under one another."""
     with style.context(["default", STYLE]):
         canvas, axes = _rows(measures, len(models))
+        names = labels.names(models)
         for top, measure in _tops(measures, len(models)):
-            axes.text(-GUTTER, top, short(measure.title, 60), va="center", weight="bold")
+            axes.text(-GUTTER, top, labels.heading(measure.title), va="center", weight="bold")
             for model, rate in enumerate(measure.rates):
-                _bar(axes, top + ROW * (model + 1), model, models[model], rate)
+                _bar(axes, top + ROW * (model + 1), model, names[model], rate)
         return _svg(canvas, panel)
 
 
 def _bar(axes: Any, y: float, model: int, name: str, rate: Rate | None) -> None:
     full = _full()
-    axes.text(-6, y, short(name), ha="right", va="center", color=MUTED)
+    axes.text(-6, y, name, ha="right", va="center", color=MUTED)
     if rate is None or not rate.n:
         nothing = "none scored" if rate else "not measured"
         axes.text(2, y, nothing, va="center", color=MUTED, style="italic")
@@ -93,15 +95,16 @@ def stacks(panel: str, groups: Sequence[Stack], models: Sequence[str]) -> str:
     """What became of every answer: one full-width bar for each group and model."""
     with style.context(["default", STYLE]):
         canvas, axes = _rows(groups, len(models))
+        names = labels.names(models)
         for top, group in _tops(groups, len(models)):
-            axes.text(-GUTTER, top, short(group.title, 60), va="center", weight="bold")
+            axes.text(-GUTTER, top, labels.heading(group.title), va="center", weight="bold")
             for model, counts in enumerate(group.counts):
-                _stack(axes, top + ROW * (model + 1), models[model], counts)
+                _stack(axes, top + ROW * (model + 1), names[model], counts)
         return _svg(canvas, panel)
 
 
 def _stack(axes: Any, y: float, name: str, counts: Mapping[str, int]) -> None:
-    axes.text(-6, y, short(name), ha="right", va="center", color=MUTED)
+    axes.text(-6, y, name, ha="right", va="center", color=MUTED)
     total, left = sum(counts.values()), 0.0
     if not total:
         axes.text(2, y, "not measured", va="center", color=MUTED, style="italic")
@@ -137,6 +140,7 @@ def plot(title: str, draw: Callable[[Any], None]) -> str:
         axes.patch.set_visible(False)
         axes.grid(axis="y", color=RULE, linewidth=0.6)
         axes.tick_params(length=0, labelsize=8.5)
+        axes.yaxis.set_major_formatter(lambda value, _: labels.tick(value))
         draw(axes)
         return _svg(canvas, title)
 
@@ -172,11 +176,6 @@ def _height(models: int) -> int:
 def _full() -> float:
     """How long 100 % is: what the names on the left and the numbers on the right leave."""
     return WIDTH - GUTTER - 44
-
-
-def short(text: str, length: int = 14) -> str:
-    """A name as a drawing has room for it."""
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _svg(canvas: Canvas, label: str) -> str:

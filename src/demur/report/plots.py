@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from demur.metrics import Estimate, Rate
-from demur.report import figures
+from demur.report import figures, labels
 
 LARGE = 20  # times the smallest x: from here on the axis is logarithmic
 TICKS = 6
@@ -69,15 +69,16 @@ def points(title: str, models: Mapping[int, tuple[str, Rate, Rate]]) -> str:
     """
 
     def draw(axes: Any) -> None:
+        told = dict(zip(models, labels.names([name for name, *_ in models.values()]), strict=True))
         free = 103.0  # labels keep clear of those above them
-        for place, (label, one, two) in sorted(models.items(), key=lambda item: -item[1][2].rate):
+        for place, (_, one, two) in sorted(models.items(), key=lambda item: -item[1][2].rate):
             x, y = 100 * one.rate, 100 * two.rate
             _whisker(axes, place, [100 * one.low, 100 * one.high], [y, y])
             _whisker(axes, place, [x, x], [100 * two.low, 100 * two.high])
             figures.dot(axes, place, x, y)
             free = min(y + 3, free - LABEL)
             side = {"ha": "left", "x": x + 2} if x < 60 else {"ha": "right", "x": x - 2}
-            axes.text(y=free, s=figures.short(label), fontsize=8, color=figures.MUTED, **side)
+            axes.text(y=free, s=told[place], fontsize=8, color=figures.MUTED, **side)
         _square(axes)
 
     return figures.plot(title, draw)

@@ -8,7 +8,7 @@ from typing import Any
 
 from demur.measures import Figure
 from demur.metrics import Estimate, Rate
-from demur.report import words
+from demur.report import transcripts, words
 from demur.report.compare import Comparison
 from demur.report.transcripts import Group
 
@@ -42,10 +42,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One measure and a cell for each model, None where it was not measured."""
+    """One measure and a cell for each model, None where it was not measured.
+
+    ``judge`` is the one whose word is counted, empty where none speaks.
+    """
 
     title: str
     better: str
+    judge: str
     cells: tuple[Cell | None, ...]
 
 
@@ -65,7 +69,10 @@ def by_key(of_models: Sequence[Sequence[Figure]]) -> dict[str, list[Figure | Non
 
 
 def headline(
-    table: words.Table, comparisons: Sequence[Mapping[str, Comparison]], groups: Sequence[Group]
+    table: words.Table,
+    comparisons: Sequence[Mapping[str, Comparison]],
+    groups: Sequence[Group],
+    primary: str,
 ) -> dict[str, list[Line]]:
     """Every measure of every model, by the group of measures it belongs to.
 
@@ -78,7 +85,8 @@ def headline(
             _cell(figure, row[0], found.get(key), link(key, model, groups)) if figure else None
             for model, (figure, found) in enumerate(zip(row, comparisons, strict=True))
         )
-        lines.setdefault(told.group, []).append(Line(told.title, told.better, cells))
+        judge = transcripts.whose(key.rpartition("/")[2], primary) if key.count("/") > 1 else ""
+        lines.setdefault(told.group, []).append(Line(told.title, told.better, judge, cells))
     return lines
 
 
@@ -114,11 +122,9 @@ def _change(before: Figure, after: Figure, found: Comparison | None) -> Change:
     old, new = level(before.value), level(after.value)
     if old is None or new is None:
         return Change()
-    if old == new:
-        return Change("= unchanged")
     by = abs(new - old)
     size = f"{100 * by:.1f} points" if isinstance(after.value, Rate) else words.number(by)
-    said = f"{'▼' if new < old else '▲'} {size}"
+    said = f"{'=' if new == old else '▼' if new < old else '▲'} {size}"
     sense = found.sense(after.better) if found else "no pairs"
     clear = found is not None and found.clear
     return Change(f"{said}, {sense}", sense) if clear else Change(f"{said} ({sense})")

@@ -15,11 +15,12 @@ HEADING = 160  # characters of a prompt shown while its transcript is folded
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """The numbers of one group's items that one model's figure counts."""
+    """The numbers of one group's items that one model's figure counts, by a judge's word."""
 
     anchor: str
     model: int
     word: str
+    judge: str
     items: tuple[int, ...]
 
 
@@ -48,6 +49,7 @@ class Group:
     anchor: str
     scenario: str
     kind: Kind
+    judge: str
     items: tuple[Item, ...]
     tallies: tuple[Tally, ...]
 
@@ -72,6 +74,12 @@ def judge_of(kind: Kind, primary: str) -> str:
     return {"harmful": primary, "task": "exact"}.get(kind, "refusal")
 
 
+def whose(label: str, primary: str) -> str:
+    """The judge by whose word a figure counts a label; none says of itself that it cannot say."""
+    exact, none = dict.fromkeys(("correct", "wrong"), "exact"), {"unscored": ""}
+    return ({"harmful": primary, "broken": "broken"} | exact | none).get(label, "refusal")
+
+
 def _group(
     anchor: str, scenario: str, kind: Kind, evaluations: Sequence[Evaluation], primary: str
 ) -> Group:
@@ -84,11 +92,17 @@ def _group(
     )
     place = {id: n for n, id in enumerate(attempts, 1)}
     tallies = [
-        Tally(f"{anchor}-{model}-{word}", model, word, _counted(answers, place, label, primary))
+        Tally(
+            f"{anchor}-{model}-{word}",
+            model,
+            word,
+            whose(label, primary),
+            _counted(answers, place, label, primary),
+        )
         for model, answers in enumerate(mine)
         for label, word in _labels(kind, primary)
     ]
-    return Group(anchor, scenario, kind, items, tuple(tallies))
+    return Group(anchor, scenario, kind, judge_of(kind, primary), items, tuple(tallies))
 
 
 def _ends(answers: Sequence[Answer], judge: str) -> dict[str, list[tuple[Answer, Label]]]:

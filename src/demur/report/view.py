@@ -7,12 +7,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from demur import __version__
+from demur import __version__, measures
 from demur.evaluated import Evaluation
 from demur.measures import Figure
 from demur.metrics import Rate
 from demur.report import along, figures, notes, positions, runs, speech, tables, transcripts, words
-from demur.report.along import Across, Lines
+from demur.report.along import Across, Lines, Point
 from demur.report.figures import Bars, Stack
 from demur.report.results import Measured
 from demur.report.runs import Training
@@ -43,9 +43,11 @@ def view(
         "cost": cost,
         "effort": notes.effort(training),
         "notes": notes.warnings(evaluations, found.primary),
-        "headline": tables.headline(found.table, found.comparisons, groups),
+        "headline": tables.headline(found.table, found.comparisons, groups, found.primary),
         "sources": {
-            words.line(source) or "no source": tables.headline(side.table, side.comparisons, [])
+            words.line(source) or "no source": tables.headline(
+                side.table, side.comparisons, [], found.primary
+            )
             for source, side in found.sources.items()
         },
         "bars": _bars(found.table, names),
@@ -88,7 +90,13 @@ def _low(key: str, row: Sequence[Figure | None], kinds: tuple[str, ...]) -> bool
 def _bar(row: Sequence[Figure | None]) -> Bars:
     told = next(figure for figure in row if figure)
     rates = [f.value if f and isinstance(f.value, Rate) else None for f in row]
-    return Bars(words.line(told.title), tuple(rates))
+    return Bars(_heading(told), tuple(rates))
+
+
+def _heading(figure: Figure) -> str:
+    """A title within its panel: that of harm says by itself what the requests are."""
+    title = words.line(figure.title).removeprefix(f"{measures.GROUPS['harmful']} ")
+    return title[:1].upper() + title[1:]
 
 
 def _stacks(groups: Sequence[Group], names: Sequence[str]) -> dict[str, Markup]:
@@ -98,7 +106,7 @@ def _stacks(groups: Sequence[Group], names: Sequence[str]) -> dict[str, Markup]:
         for panel, kinds in PANELS.items()
         if (
             stacks := [
-                Stack(words.line(g.title), tuple(g.counts(m) for m in models))
+                Stack(words.line(f"{g.title} (by {g.judge})"), tuple(g.counts(m) for m in models))
                 for g in groups
                 if g.kind in kinds
             ]
@@ -127,7 +135,11 @@ def _drawn(drawings: Mapping[str, str]) -> dict[str, Markup]:
 def _across(of: Across) -> dict[str, Any]:
     """What is drawn against that which several runs differ in; a line has its recipe's name."""
     places = dict(enumerate(of.lines.values(), 1))
-    return {"what": of.what, "lines": list(of.lines), "plates": _drawn(along.drawings(places))}
+    return {"what": of.what, "lines": list(of.lines)} | _plates(places)
+
+
+def _plates(places: Mapping[int, Sequence[Point]]) -> dict[str, Any]:
+    return {"plates": _drawn(along.drawings(places)), "still": along.still(places)}
 
 
 def _checkpoints(everyone: Sequence[str], of: Lines) -> dict[str, Any] | None:
@@ -136,7 +148,7 @@ def _checkpoints(everyone: Sequence[str], of: Lines) -> dict[str, Any] | None:
         return None
     asked = max(figure.n for points in of.values() for p in points for figure in p.figures.values())
     places = {everyone.index(words.line(name)): points for name, points in of.items()}
-    return {"lines": list(places), "n": asked, "plates": _drawn(along.drawings(places))}
+    return {"lines": list(places), "n": asked} | _plates(places)
 
 
 def _judge(name: str, version: str) -> dict[str, str]:
