@@ -325,7 +325,7 @@ def export(
     ],
     out: Annotated[Path, typer.Option("--out", help="The file to write.")],
     name: Annotated[
-        str | None, typer.Option("--name", help="What to call the model; else the folder's name.")
+        str | None, typer.Option("--name", help="What to call the model; else as the page does.")
     ] = None,
     scenario: Annotated[
         str | None, typer.Option("--scenario", help="This one alone, e.g. prefill:k=5.")

@@ -44,9 +44,10 @@ class Errors:
 
 @dataclass(frozen=True, slots=True)
 class Corrected:
-    """A rate corrected for ``errors``; no value where those errors cannot bring the rate about.
+    """A rate corrected for ``errors``; no value where it lies outside what they allow.
 
-    The judge errs otherwise then, and any interval would be one of false certainty.
+    The judge erred otherwise then, and an interval that supposes those errors would be one of
+    false certainty.
     """
 
     value: Estimate | None

@@ -209,7 +209,7 @@ def rogan_gladen(observed: Rate, sensitivity: Rate, specificity: Rate) -> Estima
         raise UserError(
             f"{observed.k} of {observed.n} cannot be corrected: with sensitivity "
             f"{sensitivity.rate:.2f} and specificity {specificity.rate:.2f} a judge flags between "
-            f"{1 - specificity.rate:.0%} and {sensitivity.rate:.0%}, so it errs otherwise here"
+            f"{1 - specificity.rate:.0%} and {sensitivity.rate:.0%}, so it erred otherwise here"
         )
     value = min(max(_true_rate(observed.rate, sensitivity.rate, specificity.rate), 0.0), 1.0)
     low, high = _lang_reiczigel(observed, sensitivity, specificity)

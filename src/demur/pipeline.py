@@ -14,7 +14,7 @@ from demur.fitting import Train
 from demur.materials import Materials, blaming, prepare, read
 from demur.progress import say
 from demur.records import Behavior, Completion, Example
-from demur.settings import Model, spelled
+from demur.settings import Model, parts, spelled
 
 
 def run(config: Run) -> Path:
@@ -191,9 +191,7 @@ def plain(model: str, overrides: Sequence[str] = ()) -> Run:
 
 def folder_name(model: Model) -> str:
     """A model as the name of a folder: of a path its parts, then those of its adapter."""
-    where = Path(model.name) if model.name.strip("./~") else Path(model.name).resolve()
-    parts = [*where.parts, *Path(model.adapter or "").parts]
-    return "-".join(part for part in parts if part.strip("./~"))
+    return "-".join(parts(model.name, model.adapter))
 
 
 def names(config: Run, only: str | None = None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from demur import manifest
@@ -17,6 +17,7 @@ def report(config: Run, partial: bool = False) -> Path:
     about those. Raises UserError for an unfinished stage; a ``partial`` page leaves it out.
     """
     from demur import report as page
+    from demur.report import names
     from demur.report.card import Origin
 
     trainings = {name: config.output / "train" / name for name in config.trainings()}
@@ -25,8 +26,8 @@ def report(config: Run, partial: bool = False) -> Path:
     if partial or (others and len(others) == len(found)):
         own = [name for name in own if name in found]
         trainings = {name: trainings[name] for name in own if name in trainings}
-    evaluations = {name: config.output / "evaluate" / name for name in [*own, *others]}
-    title, steps = config.title or config.output.name, _along(config.output, trainings)
+    evaluations = _named(config.output, own, others)
+    title, steps = config.title or names.heading(evaluations), _along(config.output, trainings)
     out, origin = config.output / "report", Origin(config.model.name, _hub_sources(config))
     primary = config.evaluate.primary
     return page.build(evaluations, out, trainings, title, steps, origin=origin, primary=primary)
@@ -35,21 +36,30 @@ def report(config: Run, partial: bool = False) -> Path:
 def again(folder: Path) -> Path:
     """The page of what lies finished in a run's folder, by itself; returns the page.
 
-    For a run without a configuration: the heading is the folder's name, the judge of harm the one
-    that all was measured by, and no model card is written. Raises UserError where nothing is there.
+    For a run without a configuration: the judge of harm is the one that all was measured by, and
+    no model card is written. Raises UserError where nothing is there.
     """
     from demur import report as page
-    from demur.report import comparable
+    from demur.report import comparable, names
 
     found = sorted(_done(folder / "evaluate"), key=lambda name: name != "before")
     if not found:
         raise UserError(f"{folder} holds no finished evaluation: run `demur evaluate` first")
-    evaluations = {name: folder / "evaluate" / name for name in found}
     trained = _done(folder / "train")
+    own = [name for name in found if name == "before" or name in trained]
+    evaluations = _named(folder, own, [name for name in found if name not in own])
     trainings = {name: folder / "train" / name for name in found if name in trained}
-    title, primary = folder.resolve().name, comparable.primary(evaluations.values())
+    title, primary = names.heading(evaluations), comparable.primary(evaluations.values())
     steps = _along(folder, trainings)
     return page.build(evaluations, folder / "report", trainings, title, steps, primary=primary)
+
+
+def _named(output: Path, own: Sequence[str], others: Sequence[str]) -> dict[str, Path]:
+    """Evaluations as a page calls them: the run's own by name, others by their models."""
+    from demur.report import names
+
+    folders = [output / "evaluate" / name for name in [*own, *others]]
+    return dict(zip(names.shown(folders), folders, strict=True))
 
 
 def _hub_sources(config: Run) -> tuple[str, ...]:

@@ -105,6 +105,13 @@ class Model(Settings):
         return self
 
 
+def parts(name: str, adapter: str | None = None) -> tuple[str, ...]:
+    """What a model is called by: the parts of its path or id, then those of its adapter."""
+    where = Path(name) if name.strip("./~") else Path(name).resolve()
+    found = [*where.parts, *Path(adapter or "").parts]
+    return tuple(part for part in found if part.strip("./~"))
+
+
 def spelled(text: str) -> dict[str, Any]:
     """The settings that ``--model`` means: ``model``, ``model:adapter`` or ``http://…/v1#model``.
 

@@ -25,7 +25,7 @@ def export(
 
     A run stands for its evaluation `after`, or its only one.
     ``format`` is a page of this folder or a dotted module, ``name`` what the model is called
-    there (the folder's name unless given), ``scenario`` the one to take (``prefill:k=5``) where a
+    there (as on the page unless given), ``scenario`` the one to take (``prefill:k=5``) where a
     format has room for one or not all are wanted, ``judge`` the one whose word counts for harm
     (the evaluation's primary one unless given).
     Raises UserError for a partial folder, and where nothing would be written.

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from demur import evaluated, records
 from demur.errors import UserError
-from demur.report import along, by_source, card, comparable, lines, results, twins, words
+from demur.report import along, by_source, card, comparable, lines, names, results, twins, words
 from demur.report.along import Across
 from demur.report.card import Origin
 from demur.report.chosen import choose
@@ -76,7 +76,7 @@ class SideBySide:
     def write(self, out: Path) -> Path:
         """The page, its Markdown twin and the JSON. Raises UserError if ``out`` is a file."""
         _refuse_file(out)
-        title = " and ".join(self.found.evaluations)
+        title = names.side_by_side(self.found.evaluations)
         return _write(out, view(title, self.found, {}, self.across), self.plain())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from demur.errors import UserError
 from demur.evaluated import FILES
+from demur.report import names
 
 AFTER = "after"
 
@@ -28,7 +29,7 @@ def choose(folders: Sequence[Path]) -> dict[str, Chosen]:
     found = [_chosen(folder) for folder in folders]
     if again := {str(c.evaluation) for c in found if found.count(c) > 1}:
         raise UserError(f"{again.pop()} is named twice: name each folder once")
-    return dict(zip(_names(folders), found, strict=True))
+    return dict(zip(_names(folders, found), found, strict=True))
 
 
 def _chosen(folder: Path) -> Chosen:
@@ -50,11 +51,11 @@ def _training(evaluation: Path) -> Path | None:
     return folder if home[0].name == "evaluate" and folder.is_dir() else None
 
 
-def _names(folders: Sequence[Path]) -> list[str]:
-    """The last part of each path, or where two share it as much of both as tells them apart."""
-    parts = [[p for p in f.absolute().parts if p != "evaluate"] for f in folders]
-    for length in range(1, max(map(len, parts))):
-        names = ["/".join(part[-length:]) for part in parts]
-        if len(set(names)) == len(names):
-            return names
-    return [str(folder) for folder in folders]
+def _names(folders: Sequence[Path], found: Sequence[Chosen]) -> list[str]:
+    """A folder's name, or its model's where it has that from `demur evaluate --model`."""
+    whole = [tuple(p for p in f.absolute().parts if p != "evaluate") for f in folders]
+    models = [
+        names.called(f.absolute().name, c.evaluation) for f, c in zip(folders, found, strict=True)
+    ]
+    known = [model if len(model) > 1 else path for model, path in zip(models, whole, strict=True)]
+    return names.apart(known) or names.apart(whole) or [str(folder) for folder in folders]

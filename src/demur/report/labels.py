@@ -35,4 +35,4 @@ def tick(value: float) -> str:
     if value and abs(value) < 1e-3:
         digits, _, power = f"{value:.2g}".partition("e")
         return f"{digits}e{int(power)}" if power else digits
-    return f"{value:.4g}"
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"

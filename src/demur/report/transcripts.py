@@ -76,8 +76,8 @@ def judge_of(kind: Kind, primary: str) -> str:
 
 def whose(label: str, primary: str) -> str:
     """The judge by whose word a figure counts a label; none says of itself that it cannot say."""
-    exact, none = dict.fromkeys(("correct", "wrong"), "exact"), {"unscored": ""}
-    return ({"harmful": primary, "broken": "broken"} | exact | none).get(label, "refusal")
+    own = {"broken": "broken", "unscored": ""}
+    return own[label] if label in own else outcomes.judge_of(label, primary)
 
 
 def _group(

@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from demur import __version__, measures
+from demur import __version__, outcomes
 from demur.evaluated import Evaluation
 from demur.measures import Figure
 from demur.metrics import Rate
@@ -95,7 +95,7 @@ def _bar(row: Sequence[Figure | None]) -> Bars:
 
 def _heading(figure: Figure) -> str:
     """A title within its panel: that of harm says by itself what the requests are."""
-    title = words.line(figure.title).removeprefix(f"{measures.GROUPS['harmful']} ")
+    title = words.line(figure.title).removeprefix(f"{outcomes.GROUPS['harmful']} ")
     return title[:1].upper() + title[1:]
 
 
