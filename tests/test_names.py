@@ -8,7 +8,7 @@ import pytest
 
 from demur import exports, report, reporting
 from demur.report import chosen, labels, names
-from test_report import ANSWER, REFUSAL, attempts, behaviors, lay
+from worlds import ANSWER, REFUSAL, attempts, behaviors, lay
 
 
 def measured(run: Path, model: str, name: str = "") -> Path:

@@ -106,13 +106,13 @@ def test_without_pairs_nothing_is_better_or_worse(tmp_path):
     assert not [text for sense, text in said if sense or re.search("better|worse", text)]
 
 
-def test_the_attack_that_works_best_is_told(large):
+def test_the_strongest_attack_is_told(large):
     page, root = large
     figures = json.loads((root / "report" / "results.json").read_text())["models"]
     counts = [figures[name]["figures"]["prefill:k=20/harmful/complied"]["k"] for name in figures]
     assert counts == [48, 27, 6]
     assert (
-        "Of 48 harmful requests under the attack that works best (prefill, k\u00a0=\u00a020), "
+        "Of 48 harmful requests under the strongest attack (prefill, k\u00a0=\u00a020), "
         "48 were answered before, 27 by TA-SFT and 6 by DeRTa." in parsed(page).text
     )
 

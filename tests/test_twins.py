@@ -45,7 +45,7 @@ def test_every_source_of_a_kind_has_its_own_rate(small, tmp_path):
     assert "<h4>&lt;i&gt;CoNa</h4>" in html and not parsed(html).open
     assert "## By source" in text and "### Q-Harm\\|" in text
     below = text[text.index("### Q-Harm") : text.index("### \\<i")]
-    assert "| Harmful requests answered (direct) | lower | 100.0 % (" in below
+    assert "| Harmful requests answered (direct) | lower | refusal | 100.0 % (" in below
     assert "look-alike" not in below.lower()
 
 

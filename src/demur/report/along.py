@@ -123,18 +123,28 @@ def drawings(of: Mapping[int, Sequence[Point]]) -> dict[str, str]:
 
     Lines go by the place of a model, whose colour they have.
     """
+    rates = {title: plots.rates(title, lines) for title, lines in moving(of).items()}
+    return outline(of) | rates
+
+
+def outline(of: Mapping[int, Sequence[Point]]) -> dict[str, str]:
+    """The same without the rates along x."""
     plane = {place: _plane(points) for place, points in of.items()}
     drawn = {PLANE: plots.plane(PLANE, plane)} if any(map(len, plane.values())) else {}
-    rates = {
-        title: plots.rates(title, {place: _rates(points, key) for place, points in of.items()})
+    return drawn | _drifts(of)
+
+
+def moving(of: Mapping[int, Sequence[Point]]) -> dict[str, dict[int, list[tuple[float, Rate]]]]:
+    """By title: each line of the rates that are not the same at every point."""
+    return {
+        title: {place: _rates(points, key) for place, points in of.items()}
         for key, title in _titles(of.values()).items()
         if len(_levels(of, key)) > 1
     }
-    return drawn | _drifts(of) | rates
 
 
 def still(of: Mapping[int, Sequence[Point]]) -> list[str]:
-    """The rates that are the same at every point of every line, and so are not drawn."""
+    """The rates that are the same at every point of every line, and so are told in a line."""
     return [
         f"{title} {100 * rate:.1f} %"
         for key, title in _titles(of.values()).items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def heading(text: str, length: int = 58) -> str:
+def heading(text: str, length: int = 62) -> str:
     """A title as a drawing has room for it: what is cut out stands before its last part.
 
     That is the attack, in which the titles of one drawing differ.

@@ -57,6 +57,11 @@ class Group:
     def title(self) -> str:
         return f"{outcomes.GROUPS[self.kind]}, {measures.spoken(self.scenario)}"
 
+    def speaker(self, answer: Answer) -> str:
+        """Whose word an answer's label is: the group's judge's, unless `broken` speaks first."""
+        intact = any(v.judge == "broken" and v.label == "intact" for v in answer.verdicts)
+        return self.judge if intact or self.kind == "task" else "broken"
+
     def counts(self, model: int) -> dict[str, int]:
         """How many of a model's answers had each outcome."""
         found: list[str] = [label for item in self.items for _, label in item.answers[model]]

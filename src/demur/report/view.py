@@ -11,7 +11,18 @@ from demur import __version__, outcomes
 from demur.evaluated import Evaluation
 from demur.measures import Figure
 from demur.metrics import Rate
-from demur.report import along, figures, notes, positions, runs, speech, tables, transcripts, words
+from demur.report import (
+    along,
+    figures,
+    notes,
+    positions,
+    runs,
+    speech,
+    steps,
+    tables,
+    transcripts,
+    words,
+)
 from demur.report.along import Across, Lines, Point
 from demur.report.figures import Bars, Stack
 from demur.report.results import Measured
@@ -148,7 +159,10 @@ def _checkpoints(everyone: Sequence[str], of: Lines) -> dict[str, Any] | None:
         return None
     asked = max(figure.n for points in of.values() for p in points for figure in p.figures.values())
     places = {everyone.index(words.line(name)): points for name, points in of.items()}
-    return {"lines": list(places), "n": asked} | _plates(places)
+    if not steps.few(places):
+        return {"lines": list(places), "n": asked, "table": None} | _plates(places)
+    drawn = {"plates": _drawn(along.outline(places)), "still": along.still(places)}
+    return {"lines": list(places), "n": asked, "table": steps.table(places)} | drawn
 
 
 def _judge(name: str, version: str) -> dict[str, str]:
