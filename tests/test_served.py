@@ -120,7 +120,7 @@ def test_any_served_model_is_measured_by_one_command(
     assert folder.parent == tmp_path / "data" / "out" / "evaluate"
     assert folder.name == "-".join(talker.parts[1:])
     assert len(answered(folder)) == 30
-    assert folder.name in page.read_text(encoding="utf-8")
+    assert f'data-model="{talker.name}"' in page.read_text(encoding="utf-8")
     assert printed("report", str(file), capsys=capsys).strip() == str(page)
 
 
