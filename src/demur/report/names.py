@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from demur import manifest
+from demur import evaluated
+from demur.errors import UserError
 from demur.evaluated import Evaluation
 from demur.settings import parts
 
@@ -31,14 +32,14 @@ def shown(folders: Sequence[Path]) -> list[str]:
 
 def called(name: str, evaluation: Path) -> Parts:
     """The parts of a model's path where a folder has its ``name`` from them, else that name."""
-    model = _parts(manifest.read(evaluation))
+    model = _of(evaluation)
     return model if "-".join(model) == name else (name,)
 
 
 def heading(evaluations: Mapping[str, Path]) -> str:
     """What a run's page is called: the model it starts from, else all that it measured."""
     before = evaluations.get("before")
-    start = _parts(manifest.read(before)) if before else ()
+    start = _of(before) if before else ()
     return start[-1] if start else _listed(list(evaluations))
 
 
@@ -51,6 +52,13 @@ def side_by_side(evaluations: Mapping[str, Evaluation]) -> str:
 def _listed(names: Sequence[str]) -> str:
     few = len(names) < 4
     return " and ".join(names) if few else f"{names[0]} and {len(names) - 1} others"
+
+
+def _of(evaluation: Path) -> Parts:
+    try:
+        return _parts(evaluated.read_manifest(evaluation))
+    except UserError:  # told where the folder is read
+        return ()
 
 
 def _parts(made: Mapping[str, object]) -> Parts:
