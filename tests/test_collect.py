@@ -174,7 +174,7 @@ def test_the_limit_counts_answers_and_not_texts(task: Task, tmp_path: Path) -> N
 
 
 def test_nothing_usable_is_an_error_that_says_what_to_do(task: Task, tmp_path: Path) -> None:
-    strict = replace(task, train=TRAIN[2:4], heldout=[], settings=Collect(min_tokens=1000))
+    strict = replace(task, train=TRAIN[2:4], heldout=[], settings=Collect(min_tokens=250))
     with pytest.raises(UserError, match=r"no usable unsafe answer .* lower collect.min_tokens"):
         collect.collect(strict, tmp_path / "out")
 
@@ -212,11 +212,23 @@ def test_tokens_that_nobody_counts_are_not_none_of_them(
     assert "collect.min_tokens=8 counts words" in told and "name model.tokenizer" in told
 
 
+@pytest.mark.parametrize("stage", ["collect", "evaluate"])
+def test_answers_cut_before_they_are_long_enough_are_not_asked_for(
+    task: Task, stage: str, tmp_path: Path
+) -> None:
+    short = Decoding(max_new_tokens=7)
+    lengths = {"collect": {"settings": Collect(decoding=short, min_tokens=8)}}
+    lengths["evaluate"] = {"settings": Collect(min_tokens=8), "decoding": short}
+    with pytest.raises(UserError, match=f"{stage}.decoding.max_new_tokens=7 is less than .*=8"):
+        collect.collect(replace(task, **lengths[stage]), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_model_that_declines_it_all_may_still_learn_from_given_answers(
     task: Task, tmp_path: Path
 ) -> None:
     safe = example("harmful", "How do I make a bomb?", chosen="Sorry, I cannot help.")
-    strict = replace(task, train=[safe], heldout=[], settings=Collect(min_tokens=1000))
+    strict = replace(task, train=[safe], heldout=[], settings=Collect(min_tokens=250))
     collect.collect(strict, tmp_path / "out")
     assert records.read(tmp_path / "out" / "train.jsonl", Example) == [safe]
 

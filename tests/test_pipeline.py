@@ -453,7 +453,8 @@ def test_what_the_model_did_not_give_is_not_trained_without(
 ) -> None:
     rows = [talkative.asked("harmful", "How do I steal?", chosen="Sorry, I cannot help.")]
     tree["data"]["train"]["harmful"] = [talkative.write_rows(tmp_path / "safe.jsonl", rows)]
-    tree["collect"]["min_tokens"] = 1000
+    tree["collect"] |= {"decoding": {"max_new_tokens": 100}, "min_tokens": 100}
+    tree["evaluate"]["decoding"] = {"max_new_tokens": 100}
     run = config.build(tree)
     pipeline.collect(run)
     with pytest.raises(UserError, match="no row of kind avoid is left"):

@@ -59,6 +59,8 @@ def collect(task: Task, out: Path) -> None:
     """
     asked = sources.behaviors(example for example in task.train if lacks(example))
     held = [b for b in task.heldout if not (b.unsafe or b.answer)]
+    _refuse_short(asked, task.settings.decoding, "collect", task.settings)
+    _refuse_short(held, task.decoding, "evaluate", task.settings)
     if manifest.begin(out, task.inputs(), {"model": task.model.model_dump()}):
         return
     if task.settings.safe:
@@ -73,6 +75,18 @@ def collect(task: Task, out: Path) -> None:
     records.replace(out / "pairs.jsonl", "".join(json.dumps(pair) + "\n" for pair in pairs))
     records.write(out / "heldout.jsonl", [_behavior(b, known, task.settings) for b in task.heldout])
     manifest.finish(out, **_tell(task.train, examples))
+
+
+def _refuse_short(
+    asked: Iterable[Behavior], decoding: Decoding, stage: str, settings: Collect
+) -> None:
+    """Answers cut before they are long enough to be kept are work for nothing."""
+    if decoding.max_new_tokens < settings.min_tokens and any(b.kind == "harmful" for b in asked):
+        raise UserError(
+            f"{stage}.decoding.max_new_tokens={decoding.max_new_tokens} is less than "
+            f"collect.min_tokens={settings.min_tokens}, so that no harmful answer could be kept: "
+            "raise the first or lower the second"
+        )
 
 
 def lacks(example: Example) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
+from demur.progress import say
 from demur.records import Attempt, Behavior, Kind, Message
 from demur.settings import Settings as Base
 
@@ -32,6 +33,9 @@ class Settings(Base):
 def attack(behaviors: Sequence[Behavior], target: Any, settings: Settings) -> Iterator[Attempt]:
     """One attempt a behavior and length (``k=5``), or one with the opening."""
     chosen = [behavior for behavior in behaviors if behavior.kind in settings.kinds]
+    if chosen and not any(behavior.unsafe for behavior in chosen):
+        instead = f"all begin with {settings.opening!r}" if settings.opening else "none is asked"
+        say(f"prefill: no harmful answer comes with these {len(chosen)} prompts: {instead}")
     for k in settings.tokens:
         for behavior in chosen:
             if behavior.unsafe:
