@@ -31,6 +31,7 @@ from demur import (
     fused_table,
     fused_walk,
     losses,
+    packing,
     pages,
     projection,
     supervision,
@@ -452,6 +453,8 @@ FAMILIES = {
     "gemma2": {"final_logit_softcapping": 0.5, "attn_logit_softcapping": None, "head_dim": 8},
     "cohere": {"logit_scale": 0.25},
     "granite": {"logits_scaling": 4.0},
+    "hyperclovax": {"logits_scaling": 4.0},
+    "recurrent_gemma": {"logits_soft_cap": 0.5, "lru_width": 32, "attention_window_size": 32},
     "qwen2": {},
 }
 
@@ -483,16 +486,43 @@ def small(tokenizer: Any, family: str, **options: Any) -> Any:
     return AutoModelForCausalLM.from_config(settings, attn_implementation="eager").eval()
 
 
-def test_a_mixture_of_experts_keeps_its_balancing_loss(tokenizer, tmp_path):
-    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "output_router_logits": True}
-    model = small(tokenizer, "mixtral", router_aux_loss_coef=0.5, **experts)
-    rows = drawn(tokenizer, "sft", ORDINARY)
-    batch = supervision.collate(rows, chat.pad_id(tokenizer))
-    ids = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    balance = model(**ids).aux_loss.item()
-    [log] = fit(model, tokenizer, tmp_path, "sft", ORDINARY, batch_size=4)
-    assert balance > 0.1
-    assert log["loss"] == pytest.approx(log["learn"] + 0.5 * balance, rel=1e-4)
+EXPERTS = {
+    "mixtral": {"router_aux_loss_coef": 0.5},
+    "jetmoe": {"aux_loss_coef": 0.5, "kv_channels": 8},
+}
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("family", EXPERTS)
+def test_a_mixture_of_experts_keeps_its_balancing_loss(tokenizer, tmp_path, family, steps):
+    """Also with `output_router_logits` off, as it is published."""
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2} | EXPERTS[family]
+    model = small(tokenizer, family, **experts)
+    size = len(ORDINARY) // steps
+    log = fit(model, tokenizer, tmp_path, "sft", ORDINARY, batch_size=size, accumulation=steps)
+    assert model.config.output_router_logits is False
+    model = small(tokenizer, family, **experts)
+    _, deal = packing.layout(None, chat.pad_id(tokenizer), size)
+    draw = lambda epoch: drawn(tokenizer, "sft", ORDINARY)  # noqa: E731
+    rows = batches.Epochs(draw, {}, 0, len(ORDINARY), None, deal).rows
+    balances = []
+    for some in (rows[i : i + size] for i in range(0, len(rows), size)):
+        batch = supervision.collate(some, chat.pad_id(tokenizer))
+        ids = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        balances.append(model(**ids, output_router_logits=True).aux_loss.item())
+    assert min(balances) > 0.1
+    expected = log[0]["learn"] + 0.5 * sum(balances) / steps
+    assert log[0]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_head_that_is_not_all_there_is_is_refused(tokenizer, tmp_path):
+    llama = small(tokenizer, "llama", logit_scale=0.5)  # says what it does not do
+    modern = small(tokenizer, "modernbert-decoder", bos_token_id=0)  # does more
+    for model in (llama, modern):
+        with pytest.raises(UserError, match=r"ForCausalLM does more .* than demur knows of"):
+            fit(model, tokenizer, tmp_path, "sft", ORDINARY, batch_size=4)
+        assert hooks_of(model) == 0
+    assert not (tmp_path / "log.jsonl").exists()
 
 
 # --- rows on their way through the loop ------------------------------------------------------

@@ -6,7 +6,7 @@ to its passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from heapq import heappop, heappush
 from itertools import cycle, islice
 from random import Random
@@ -82,6 +82,17 @@ def even(step: Sequence[Row], size: int) -> list[Row]:
     return [row for dealt in full for row in dealt]
 
 
+def taken(rows: Sequence[Row], mix: Mapping[str, int]) -> list[Row]:
+    """The rows that are trained on: with a mix, those of the kinds it has a part for.
+
+    Raises UserError if the mix and the rows do not name the same kinds.
+    """
+    if not mix:
+        return list(rows)
+    _check({row.kind for row in rows}, mix)
+    return [row for row in rows if mix[row.kind]]
+
+
 def order(rows: Sequence[Any], mix: Mapping[str, int], random: Random) -> list[Any]:
     """Rows shuffled; with a mix, in blocks that hold each kind in its proportion.
 
@@ -90,8 +101,8 @@ def order(rows: Sequence[Any], mix: Mapping[str, int], random: Random) -> list[A
     """
     if not mix:
         return random.sample(rows, len(rows))
+    rows = taken(rows, mix)
     streams = {kind: [row for row in rows if row.kind == kind] for kind in mix}
-    _check(rows, streams, mix)
     blocks = max(-(-len(streams[kind]) // part) for kind, part in mix.items() if part)
     endless = {kind: _cycle(stream, random) for kind, stream in streams.items()}
     return [
@@ -101,18 +112,18 @@ def order(rows: Sequence[Any], mix: Mapping[str, int], random: Random) -> list[A
     ]
 
 
-def _check(rows: Sequence[Row], streams: Mapping[str, list[Row]], mix: Mapping[str, int]) -> None:
-    found = sorted({row.kind for row in rows})
+def _check(found: Set[str], mix: Mapping[str, int]) -> None:
     if min(mix.values()) < 0:
         raise UserError(f"train.mix={dict(mix)}: a part cannot be negative; 0 leaves a kind out")
-    unknown = [kind for kind, part in mix.items() if part and not streams[kind]]
-    left = [kind for kind in found if kind not in mix]
+    unknown = [kind for kind, part in mix.items() if part and kind not in found]
+    left = sorted(found - mix.keys())
     if unknown or left:
         said = [f"names {', '.join(unknown)}"] * bool(unknown)
         said += [f"says nothing of {', '.join(left)}"] * bool(left)
         raise UserError(
-            f"train.mix {' and '.join(said)}, but the rows are of the kinds {', '.join(found)}: "
-            "give each of these a part (0 leaves it out), or take every row with train.mix={}"
+            f"train.mix {' and '.join(said)}, but the rows are of the kinds "
+            f"{', '.join(sorted(found))}: give each of these a part (0 leaves it out), or take "
+            "every row with train.mix={}"
         )
     if not any(mix.values()):
         raise UserError(f"train.mix={dict(mix)} leaves every kind out")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -18,7 +18,7 @@ from pydantic import (
 
 from demur import pages
 from demur.errors import UserError
-from demur.settings import Settings, explain, keys, page_settings
+from demur.settings import Settings, Uses, explain, keys, page_settings, refuse_idle
 
 
 class Lora(Settings):
@@ -41,12 +41,19 @@ Scheduler = Literal[
 ]
 
 
+USES: Uses = {
+    "warmup_ratio": ("a schedule that warms up", lambda fit: fit.lr_scheduler != "constant"),
+}
+
+
 class Fit(Settings):
     """How the weights move: the same settings for every recipe."""
 
     epochs: float = Field(1.0, gt=0)
     max_steps: int = Field(-1, ge=-1, description="optimizer steps; -1 counts epochs instead")
-    learning_rate: float = Field(1e-4, gt=0)
+    learning_rate: float | None = Field(
+        None, gt=0, description="null: 1e-4 for an adapter (`lora`), 2e-5 for every weight"
+    )
     lr_scheduler: Scheduler = Field("cosine", description="a transformers scheduler name")
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
@@ -74,6 +81,16 @@ class Fit(Settings):
     report_to: Literal["none", "tensorboard", "wandb"] = Field(
         "none", description="where curves go besides log.jsonl"
     )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate: DeRTa's two where none is given."""
+        return self.learning_rate or (1e-4 if self.lora else 2e-5)
+
+    @model_validator(mode="after")
+    def _of_use(self) -> Self:
+        refuse_idle(self, USES)
+        return self
 
     @field_validator("max_steps")
     @classmethod

@@ -9,12 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from demur import models, sources, tokenizers
+from demur import models, names, sources, tokenizers
 from demur.asking import Safe
 from demur.config import Run
 from demur.errors import UserError
+from demur.fitting import Fit
 from demur.records import Behavior, Example
-from demur.settings import Prompts
+from demur.settings import Model, Prompts
 
 STAND_IN = "An answer that the model has yet to give."
 SAFE_STAND_IN = "Sorry, an answer that declines has yet to be made."
@@ -39,6 +40,9 @@ def prepare(config: Run) -> Materials:
     model without tokenizer, chat template or weights, rows without a target, settings of a page.
     """
     found, kinds = read(config), {}
+    for name, setting in config.trainings().items():
+        with blaming(config, name):
+            _refuse_second_adapter(setting.fit, names.resolve(config.model))
     models.check(config.model)
     if not config.model.endpoint:
         tokenizer = tokenizers.load(config.model)
@@ -48,6 +52,16 @@ def prepare(config: Run) -> Materials:
             if found.train
         }
     return replace(found, kinds=kinds)
+
+
+def _refuse_second_adapter(fit: Fit, model: Model) -> None:
+    asked = fit.lora.model_fields_set if fit.lora else set()
+    if model.adapter and asked:
+        raise UserError(
+            f"train.lora.{min(asked)}={getattr(fit.lora, min(asked))!r}: the adapter "
+            f"{model.adapter} is trained on as it is; leave train.lora out (`lora: {{}}` beside a "
+            "preset), or give `lora: null` to train every weight"
+        )
 
 
 def read(config: Run) -> Materials:

@@ -10,12 +10,12 @@ of a batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from demur.errors import UserError
-from demur.settings import Settings
+from demur.settings import Settings, Uses, refuse_idle
 
 Term = Literal["emd", "emd-bound", "unlikelihood", "nlcl", "gradient-ascent", "npo"]
 
@@ -51,6 +51,17 @@ class Braked(Weighted):
     )
 
 
+_COMPARED = ("emd", "emd-bound")  # what the embedding is for, besides a margin
+USES: Uses = {
+    "gate": ("any term but npo", lambda s: s.term != "npo"),
+    "margin": ("any term but npo", lambda s: s.term != "npo"),
+    "beta": ("term: npo", lambda s: s.term == "npo"),
+    "bound_scale": ("term: emd-bound", lambda s: s.term == "emd-bound"),
+    "embedding": ("emd, emd-bound or a margin", lambda s: s.term in _COMPARED or s.margin),
+    "centre": ("emd, emd-bound or a margin", lambda s: s.term in _COMPARED or s.margin),
+}
+
+
 class Avoidance(Weighted):
     """How the model is moved away from the tokens of ``avoid`` (TA-SFT, arXiv 2412.06843)."""
 
@@ -70,6 +81,11 @@ class Avoidance(Weighted):
     centre: bool = Field(False, description="subtract the mean row first")
     beta: float = Field(0.1, gt=0, description="`npo`: inverse temperature")
 
+    @model_validator(mode="after")
+    def _of_use(self) -> Self:
+        refuse_idle(self, USES)
+        return self
+
 
 class Objective(Avoidance):
     """Both terms: what is learnt has a weight of its own in DeRTa's transition rows."""
@@ -84,8 +100,9 @@ class Objective(Avoidance):
 
 def of(settings: Settings, **fixed: Any) -> Objective:
     """The objective that a recipe's settings speak of; ``fixed`` is what it leaves no choice in."""
-    shared = settings.model_dump(include=set(Objective.model_fields))
-    return Objective(**shared | fixed)
+    shared = settings.model_dump(include=set(Objective.model_fields)) | fixed
+    brakes = {"gate": None, "margin": None} if shared.get("term") == "npo" else {}
+    return Objective.model_construct(**shared | brakes)  # what is given has been validated
 
 
 def weights(terms: Sequence[float], objective: Objective) -> list[float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -154,6 +154,23 @@ class Page(Settings):
             [(name, settings)] = value.items()
             return {"name": name, "settings": settings or {}}
         return value
+
+
+Uses = Mapping[str, tuple[str, Callable[[Any], bool]]]  # in words, and whether it is so
+
+
+def refuse_idle(settings: Settings, uses: Uses, prefix: str = "train.") -> None:
+    """Raises UserError for a setting that was given and does nothing beside the others.
+
+    ``uses`` says of a setting beside what it does something. Its default may stand anywhere.
+    """
+    for name in settings.model_fields_set & uses.keys():
+        (words, of_use), value = uses[name], getattr(settings, name)
+        default = type(settings).model_fields[name].default
+        if value and value != default and not of_use(settings):
+            raise UserError(
+                f"{prefix}{name}={value} does nothing here: it is for {words}; leave it out"
+            )
 
 
 def page_settings(page: Any, values: Mapping[str, Any], where: str) -> Any:

@@ -18,6 +18,8 @@ from demur.objective import Objective
 from demur.records import replace
 from demur.supports import Support
 
+BALANCING = ("router_aux_loss_coef", "aux_loss_coef")  # JetMoe has the second
+
 
 class RowTrainer(Trainer):
     """transformers' Trainer on rows with two targets.
@@ -123,7 +125,8 @@ class RowTrainer(Trainer):
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
         # The head is asked for one position: the losses take theirs from the hidden states.
         self._told = inputs, factors
-        output = model(**packing.inputs(inputs), use_cache=False, logits_to_keep=1)
+        asked = {"output_router_logits": True} if self._balancing() else {}
+        output = model(**packing.inputs(inputs), **asked, use_cache=False, logits_to_keep=1)
         self._told = None
         loss, counts = self._found
         # None of the logits: wrappers wait for a gradient of what the model returned.
@@ -134,8 +137,16 @@ class RowTrainer(Trainer):
         aux = getattr(output, "aux_loss", None)
         if aux is None:
             return 0.0
-        coefficient = adapters.bare(self.model).config.get_text_config().router_aux_loss_coef
-        return coefficient * aux / self.current_gradient_accumulation_steps
+        return self._balancing() * aux / self.current_gradient_accumulation_steps
+
+    def _balancing(self) -> float:
+        """The weight of that loss by the model's configuration; 0 where it has none.
+
+        ``output_router_logits``, off in most published ones, is about inference.
+        """
+        settings = adapters.bare(self.model).config.get_text_config()
+        named = (getattr(settings, name, None) for name in BALANCING)
+        return next((float(weight) for weight in named if weight), 0.0)
 
     def _balance(self, batches: list[dict[str, torch.Tensor]]) -> None:
         """`lambda: auto`: ‖∇learn‖ / ‖∇avoid‖, each over the first step that has such rows.

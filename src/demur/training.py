@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from demur import (
     supports,
     terms,
 )
-from demur.batches import Epochs, order
+from demur.batches import Epochs, taken
 from demur.callbacks import Finite, LogFile, Progress
 from demur.draws import Draws
 from demur.encoder import Encoder
@@ -106,6 +105,10 @@ class Drawing:
 def check(rows: Sequence[Row], train: Train) -> None:
     """Raises UserError where recipe, ``train.mix`` or launcher have no use for these rows."""
     target, page = _target(train), pages.find("recipes", train.recipe)
+    if isinstance(target, Preference):
+        preference.check(rows, target, train)
+    else:
+        rows = taken(rows, train.fit.mix)
     if hasattr(page, "check_rows"):
         page.check_rows(rows, train.method)
     if getattr(target, "lambda_", 0) == "auto" and processes.deepspeed():
@@ -113,10 +116,17 @@ def check(rows: Sequence[Row], train: Train) -> None:
             "train.lambda=auto needs the gradient of each term, which DeepSpeed does not hand "
             "out: give a number, or launch with DDP or FSDP"
         )
-    if isinstance(target, Preference):
-        preference.check(rows, target, train)
-    else:
-        order(rows, train.fit.mix, Random(0))
+    if getattr(target, "lambda_", 0) == "auto" and not _both(rows):
+        raise UserError(
+            "train.lambda=auto is the ratio of two gradients, and the rows only learn or only "
+            "avoid: bring ordinary answers and unsafe ones, or give a number"
+        )
+
+
+def _both(rows: Sequence[Row]) -> bool:
+    """Whether something is learnt and something avoided."""
+    learnt = any(token != IGNORE for row in rows for token in row.labels)
+    return learnt and any(map(_avoids, rows))
 
 
 def _target(train: Train) -> Objective | Preference:
@@ -175,6 +185,7 @@ def _row_trainer(
     lay, deal = packing.layout(attention, pad, train.fit.batch_size)
     blank, per_step = supervision.blank_row(pad), _rows_per_step(train.fit)
     data = Epochs(drawing, train.fit.mix, seed, per_step, blank, deal)
+    heads.prove(model, max(data.rows, key=len).input_ids[:16])  # whole, as it is now
     if train.fit.lora and not hasattr(model, "peft_config"):
         model = adapters.with_lora(model, train.fit.lora, seed)
     support = _support(model, tokenizer, target, Path(arguments.output_dir))
@@ -220,7 +231,7 @@ def _arguments(train: Train, out: Path, seed: int) -> dict[str, Any]:
         "seed": seed,
         "num_train_epochs": fit.epochs,
         "max_steps": fit.max_steps,
-        "learning_rate": fit.learning_rate,
+        "learning_rate": fit.rate,
         "lr_scheduler_type": fit.lr_scheduler,
         "warmup_steps": fit.warmup_ratio,
         "weight_decay": fit.weight_decay,

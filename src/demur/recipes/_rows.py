@@ -8,7 +8,7 @@ from demur import supervision
 from demur.encoder import Encoder
 from demur.errors import UserError
 from demur.records import Example
-from demur.supervision import Row
+from demur.supervision import IGNORE, Row
 
 # A row's kind is what `train.mix` gives a share of the batch to.
 KINDS = {"everyday": "learn", "lookalike": "lookalike", "harmful": "safe"}
@@ -58,6 +58,15 @@ def need_harmful(rows: Sequence[Row], who: str) -> None:
         raise UserError(
             f"{who} learns to decline from safe answers to harmful prompts and finds none: bring "
             "some (`chosen`) under data.train.harmful, or have them made by `collect.safe`"
+        )
+
+
+def need_unsafe(rows: Sequence[Row], who: str) -> None:
+    """Raises UserError where ``who`` is to move away from unsafe answers and none is there."""
+    if not any(token != IGNORE for row in rows for token in row.avoid):
+        raise UserError(
+            f"{who} moves away from unsafe answers and finds none: bring some (`rejected`) under "
+            "data.train.harmful, or prompts there for `collect` to ask; without, it is sft"
         )
 
 

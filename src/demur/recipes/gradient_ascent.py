@@ -7,13 +7,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
 from demur.encoder import Encoder
 from demur.objective import Braked, Objective, of
-from demur.recipes._rows import avoided, learned
+from demur.recipes._rows import avoided, learned, need_unsafe
 from demur.records import Example
 from demur.supervision import Row
 
@@ -28,6 +28,11 @@ def rows(example: Example, encode: Encoder, settings: Settings, random: Random) 
     """`learn` for ordinary answers, `avoid` for unsafe ones."""
     yield from learned(example, encode)
     yield from avoided(example, encode)
+
+
+def check_rows(rows: Sequence[Row], settings: Settings) -> None:
+    """Raises UserError without an unsafe answer: it would be `sft`."""
+    need_unsafe(rows, "recipe 'gradient_ascent'")
 
 
 def objective(settings: Settings) -> Objective:

@@ -8,7 +8,7 @@ answer has become much less likely than it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydantic import Field
 
 from demur.encoder import Encoder
 from demur.objective import Objective, Weighted, of
-from demur.recipes._rows import avoided, learned
+from demur.recipes._rows import avoided, learned, need_unsafe
 from demur.records import Example
 from demur.supervision import Row
 
@@ -35,5 +35,10 @@ def rows(example: Example, encode: Encoder, settings: Settings, random: Random) 
     yield from avoided(example, encode)
 
 
+def check_rows(rows: Sequence[Row], settings: Settings) -> None:
+    """Raises UserError without an unsafe answer: it would be `sft`."""
+    need_unsafe(rows, "recipe 'npo'")
+
+
 def objective(settings: Settings) -> Objective:
-    return of(settings, term="npo", gate=None, margin=None)
+    return of(settings, term="npo")

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from demur.encoder import Encoder
 from demur.objective import Avoidance, Objective, of
-from demur.recipes._rows import avoided, learned, need_safe
+from demur.recipes._rows import avoided, learned, need_safe, need_unsafe
 from demur.records import Example
 from demur.supervision import Row
 
@@ -37,7 +37,8 @@ def rows(example: Example, encode: Encoder, settings: Settings, random: Random) 
 
 
 def check_rows(rows: Sequence[Row], settings: Settings) -> None:
-    """Raises UserError where safe answers are wanted and none is there."""
+    """Raises UserError without an unsafe answer, or without a safe one where these are wanted."""
+    need_unsafe(rows, "recipe 'ta_sft'")
     if settings.safe:
         need_safe(rows, "train.safe=true")
 
