@@ -23,7 +23,11 @@ class Transitions(Spaced):
 
     transition: str = Field("Sorry", description="what a refusal opens with; must be one token")
     transitions_kept: float = Field(
-        0.1, gt=0, le=1, description="share of answer positions with a transition target"
+        0.1,
+        gt=0,
+        le=1,
+        description="chance of each answer position to be taught the transition, beside one "
+        "position drawn for each row",
     )
     end_slot: bool = Field(False, description="teach the transition at the turn end as well")
 
