@@ -70,6 +70,7 @@ def test_the_learning_rate_is_by_what_is_trained() -> None:
     assert Fit(lora=None, learning_rate=3e-4).rate == 3e-4
     base = train(recipe="sft")
     assert variant("full", base, {"lora": None}).fit.rate == 2e-5
+    assert base.flat()["learning_rate"] == 1e-4  # a manifest has the number
 
 
 def test_an_adapter_that_is_trained_on_keeps_its_shape(

@@ -123,7 +123,8 @@ class Train(Settings):
     def flat(self) -> dict[str, Any]:
         """Every setting under the name it has below ``train``, as plain values."""
         told: dict[str, dict[str, Any]] = self.model_dump(mode="json", exclude={"recipe"})
-        return {"recipe": self.recipe} | told["method"] | told["fit"]
+        rate = {"learning_rate": self.fit.rate}
+        return {"recipe": self.recipe} | told["method"] | told["fit"] | rate
 
     @field_serializer("method")
     def _plain(self, method: Settings) -> dict[str, Any]:
