@@ -206,7 +206,7 @@ def test_a_word_that_is_split_after_others_is_told_with_its_parts(smollm, monkey
             "bare": [[37388, "Sorry"]],
         }
     }
-    training._warn(drawing.encode)
+    training._warn(drawing)
     assert said == [
         "train.transition='Sorry' after a word is ' Sor', 'ry': the first, ' Sor', is what "
         "transition rows teach there"

@@ -119,7 +119,7 @@ def test_a_run_leaves_everything_where_it_is_documented(whole: Run) -> None:
     told = manifest.read(out / "train" / "after")
     assert told["rows"] == {"avoid": 10, "learn": 10}
     assert told["examples"] == {"everyday": 10, "harmful": 10}
-    assert told["cut"] == {"answers": 0, "prefixes": 0}
+    assert told["cut"] == {"answers": 0, "prefixes": 0, "epochs": 4}
 
 
 def test_each_attempt_has_one_answer_and_each_answer_one_verdict_a_judge(whole: Run) -> None:
@@ -496,7 +496,9 @@ def test_a_training_is_held_to_what_was_really_collected(
     assert not (run.output / "train").exists()
 
 
-def test_a_manifest_counts_what_was_cut(tree: dict[str, Any], tmp_path: Path) -> None:
+def test_a_manifest_counts_what_was_cut(
+    tree: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Rows of 20 tokens: 12 of template and question, which leaves 8."""
     asked = partial(talkative.asked, "harmful", "Tell me about tea")
     seven = "Sorry, I cannot help with that"  # and the turn end: no room for a prefix
@@ -512,13 +514,25 @@ def test_a_manifest_counts_what_was_cut(tree: dict[str, Any], tmp_path: Path) ->
         kind: [talkative.write_rows(tmp_path / f"{kind}.jsonl", rows)]
         for kind, rows in given.items()
     }
-    fit = {"max_length": 20, "max_steps": 1, "bf16": False}
+    fit = {"max_length": 20, "epochs": 3, "batch_size": 10, "save_steps": 1, "bf16": False}
     told = {"recipe": "derta", "prefix_empty": 0.0, "prefix_max": 1}
     run = config.build(tree | {"data": {"train": train}, "train": fit | told})
     pipeline.collect(run)
-    found = manifest.read(pipeline.train(run))
+    out, said = pipeline.train(run), " ".join(capsys.readouterr().err.split())
+    found = manifest.read(out)
     assert found["rows"] == {"learn": 4, "prefix": 3, "transition": 3}
-    assert found["cut"] == {"answers": 3, "prefixes": 1}  # 1 unsafe, and of 8 and 21 words
+    # 1 unsafe, and of 8 and 21 words; the prefixes are drawn anew three times.
+    assert found["cut"] == {"answers": 3, "prefixes": 3, "epochs": 3}
+    assert "max_length=20 tokens: 3 answers and 1 prefixes in the first epoch; a cut" in said
+    assert "max_length=20 tokens: 3 answers and 3 prefixes in 3 epochs; a cut" in said
+    text, _ = show(run)
+    assert "10 rows cut to train.max_length=20 tokens: 3 answers and 1 prefixes in" in " ".join(
+        text.split()
+    )
+    shutil.rmtree(out / "checkpoint-3")
+    unfinished = {k: v for k, v in found.items() if k not in ("status", "cut")}
+    (out / "manifest.json").write_text(json.dumps(unfinished | {"status": "running"}))
+    assert manifest.read(pipeline.train(run))["cut"] == found["cut"], "after a kill"
 
 
 def test_variants_stand_beside_and_any_model_can_be_measured(

@@ -456,8 +456,21 @@ def test_a_pair_needs_two_different_answers(tokenizer):
     twice = Example(messages=asked("How to steal a car"), chosen="No", rejected="No")
     for recipe in TRAINERS:
         told = refusal(tokenizer, recipe, [*EVERYTHING, twice])
-        assert told == "safe and unsafe answer are the same text for 'How to steal a car'"
-    assert "'dpo' finds nothing to train on in 4 examples" in refusal(tokenizer, "dpo", ORDINARY)
+        assert "chosen and rejected answer are the same text for 'How to steal a car'" in told
+    assert (
+        "'dpo' finds nothing to train on in 4 examples: it needs answers they do not have: 4 have "
+        "`chosen`, 0 `rejected`, 0 both"
+    ) in refusal(tokenizer, "dpo", ORDINARY)
+
+
+def test_examples_that_dpo_leaves_out_are_counted(tokenizer):
+    drawing = training.Drawing(EVERYTHING, tokenizer, setting("dpo"), 0)
+    drawing(0)
+    assert drawing.left() == "; 4 of 7 examples make none (4 everyday)"
+    assert drawing.facts()["unused"] == {"everyday": 4}
+    drawing = training.Drawing(PAIRS, tokenizer, setting("dpo"), 0)
+    drawing(0)
+    assert (drawing.left(), drawing.facts()["unused"]) == ("", {})
 
 
 def test_kto_needs_both_labels(tokenizer):

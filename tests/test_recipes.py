@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from textwrap import dedent
 
@@ -558,6 +559,14 @@ def test_full_training_keeps_a_twentieth_of_the_published_transitions(published)
     places = made(published, "derta", PUBLISHED, preset="reference")[-1].targets
     assert sum(kept) / 300 == pytest.approx(1 + 0.05 * (places - 1), abs=0.25)
     assert setting("derta", preset="reference-full").fit.lora is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "preset"), [*product(("derta", "recaug"), ("reference", "reference-full"))]
+)
+def test_a_step_has_as_many_rows_as_the_published_scripts_take(recipe, preset):
+    fit = setting(recipe, preset=preset).fit
+    assert fit.batch_size * fit.accumulation == 128
 
 
 # --- what every page owes --------------------------------------------------------------------

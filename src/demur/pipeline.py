@@ -95,10 +95,10 @@ def train(config: Run, name: str = "after", materials: Materials | None = None) 
     } | drawing.facts()
     training.last_checkpoint(out, setting.fit)  # or a refusal, before a weight is loaded
     manifest.begin(out, made_from, facts)
-    say(f"training {name!r} ({setting.recipe}) on {len(rows)} rows")
+    say(f"training {name!r} ({setting.recipe}) on {len(rows)} rows{drawing.left()}")
     model = models.load(config.model, full=setting.fit.lora is None)
-    training.fit(model, tokenizer, data, setting, out, config.seed)
-    manifest.finish(out)
+    facts = training.fit(model, tokenizer, data, setting, out, config.seed)
+    manifest.finish(out, **facts)
     return out
 
 

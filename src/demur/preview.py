@@ -42,9 +42,12 @@ def show(config: Run, count: int, console: Console | None = None) -> None:
     for name, setting in config.trainings().items():
         console.rule(f"{name} ({setting.recipe})")
         with blaming(config, name):
-            rows = training.rows(examples, tokenizer, setting, config.seed)
+            drawing = training.Drawing(examples, tokenizer, setting, config.seed)
+            rows = drawing(0)
             if collected:  # till then some kinds of rows may be missing
                 training.check(rows, setting)
+        for line in filter(None, (f"{len(rows)} rows{drawing.left()}", drawing.cuts())):
+            console.print(Text(line))
         for row in _some(rows, count):
             console.print(Text(f"{row.kind}  {len(row)} tokens, {row.targets} told", "bold"))
             console.print(paint(row, tokenizer, marks), "")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ def rows(
 class Drawing:
     """Rows by epoch: each example draws from its own seed, so none depends on its neighbours.
 
+    ``unused`` counts, by kind, the examples of which the last epoch made no row.
     Raises UserError for an epoch without anything to train on.
     """
 
@@ -64,26 +66,57 @@ class Drawing:
         self.encode = Encoder(tokenizer, train.fit.max_length)
         self._examples, self._train, self._seed = list(examples), train, seed
         self._page, self._vocabulary = pages.find("recipes", train.recipe), len(tokenizer)
+        self.unused = Counter[str]()
+        self._shortened: dict[int, int] = {}  # prefixes by epoch
 
     def __call__(self, epoch: int) -> list[Row]:
         places = accumulate((example.pair for example in self._examples), initial=0)
-        drawn = [
-            row
+        before = self.encode.cut["prefixes"]
+        made = [
+            self._rows(example, epoch, place)
             for example, place in zip(self._examples, places, strict=False)
-            for row in self._rows(example, epoch, place)
         ]
+        self._shortened[epoch] = self.encode.cut["prefixes"] - before
+        kinds = (e.kind for e, rows in zip(self._examples, made, strict=True) if not rows)
+        self.unused, drawn = Counter(kinds), list(chain.from_iterable(made))
         if not any(row.targets for row in drawn):
             raise UserError(
                 f"recipe {self._train.recipe!r} finds nothing to train on in "
-                f"{len(self._examples)} examples: it needs answers they do not have"
+                f"{len(self._examples)} examples: it needs answers they do not have: "
+                f"{_answered(self._examples)}"
             )
         return drawn
 
-    def facts(self) -> dict[str, Any]:
-        """What the tokenizer made of what has been drawn so far, for a manifest."""
+    def facts(self, epochs: int = 1) -> dict[str, Any]:
+        """What became of the examples in the first ``epochs``, for a manifest."""
+        for epoch in range(epochs):  # those that were trained before a kill
+            if epoch not in self._shortened:
+                self(epoch)
         words = self.encode.transitions.items()
         told = {word: found.told(self.encode.tokenizer) for word, found in words}
-        return {"cut": dict(self.encode.cut)} | ({"transition": told} if told else {})
+        known = {"unused": dict(self.unused), "cut": self._cut()}
+        return known | ({"transition": told} if told else {})
+
+    def cuts(self) -> str:
+        """What has been cut so far, as a line; nothing where nothing was."""
+        cut = self._cut()
+        when = "in the first epoch" if cut["epochs"] == 1 else f"in {cut['epochs']} epochs"
+        found = [f"{cut['answers']} answers"] * bool(cut["answers"])
+        found += [f"{cut['prefixes']} prefixes {when}"] * bool(cut["prefixes"])
+        end = "; a cut answer is not taught where to end" * bool(cut["answers"])
+        line = f"cut to train.max_length={self.encode.max_length} tokens: {' and '.join(found)}"
+        return line + end if found else ""
+
+    def _cut(self) -> dict[str, int]:
+        """Answers once, prefixes as often as they were drawn."""
+        prefixes, epochs = sum(self._shortened.values()), len(self._shortened)
+        return {"answers": self.encode.cut["answers"], "prefixes": prefixes, "epochs": epochs}
+
+    def left(self) -> str:
+        """Which examples made no row, as the end of a line; nothing where each made some."""
+        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(self.unused.items()))
+        none = f"; {self.unused.total()} of {len(self._examples)} examples make none ({kinds})"
+        return none if kinds else ""
 
     def _rows(self, example: Example, epoch: int, place: int) -> list[Row]:
         seed = f"{self._seed} rows {epoch} {example.id}"
@@ -100,6 +133,12 @@ class Drawing:
                 f"run from 0 to {self._vocabulary - 1}, and {IGNORE} stands for none"
             )
         return made
+
+
+def _answered(examples: Sequence[Example]) -> str:
+    has = [(bool(example.chosen), bool(example.rejected)) for example in examples]
+    chosen, rejected, both = sum(c for c, _ in has), sum(r for _, r in has), has.count((True, True))
+    return f"{chosen} have `chosen`, {rejected} `rejected`, {both} both"
 
 
 def check(rows: Sequence[Row], train: Train) -> None:
@@ -136,11 +175,12 @@ def _target(train: Train) -> Objective | Preference:
 
 def fit(
     model: Any, tokenizer: Any, examples: Sequence[Example], train: Train, out: Path, seed: int
-) -> None:
+) -> dict[str, Any]:
     """Train ``model`` in place by ``train`` and save it with its tokenizer in ``out``.
 
-    Checkpoints, logs and the saved model are transformers' own; a run that was killed goes on
-    from its last whole checkpoint and ends as if it had not been.
+    Returns what became of the examples in all its epochs, as `Drawing.facts`. Checkpoints, logs
+    and the saved model are transformers' own; a run that was killed goes on from its last whole
+    checkpoint and ends as if it had not been.
     Raises UserError for another number of rows a step than that checkpoint was made with, and
     for a loss that is no number any more.
     """
@@ -148,7 +188,7 @@ def fit(
     target, drawing = _target(train), Drawing(examples, tokenizer, train, seed)
     make: Any = preference.trainer if isinstance(target, Preference) else _row_trainer
     trainer = make(model, tokenizer, drawing, train, target, _arguments(train, out, seed))
-    _warn(drawing.encode)
+    _warn(drawing)
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     callbacks = Progress(), LogFile(out / "log.jsonl"), Finite()
@@ -162,6 +202,10 @@ def fit(
     trainer.save_model(str(out))
     if processes.first():  # a pickle of paths and settings: nothing to publish beside weights
         (out / TRAINING_ARGS_NAME).unlink(missing_ok=True)
+    facts = drawing.facts(epochs=trainer.state.num_train_epochs)
+    if facts["cut"]["epochs"] > 1 and facts["cut"]["prefixes"]:  # drawn anew each time
+        progress.say(drawing.cuts())
+    return facts
 
 
 def _steps(trainer: Any, fit: Fit) -> int:
@@ -208,12 +252,10 @@ def _row_trainer(
     )
 
 
-def _warn(encode: Encoder) -> None:
-    if cut := [f"{number} {what}" for what, number in encode.cut.items() if number]:
-        progress.say(
-            f"cut to train.max_length={encode.max_length} tokens: {' and '.join(cut)}"
-            + ("; a cut answer is not taught where to end" * bool(encode.cut["answers"]))
-        )
+def _warn(drawing: Drawing) -> None:
+    if cuts := drawing.cuts():
+        progress.say(cuts)
+    encode = drawing.encode
     for word, found in encode.transitions.items():
         if len(found.after) > 1:
             parts = [str(encode.tokenizer.decode([token])) for token in found.after]

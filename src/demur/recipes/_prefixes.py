@@ -16,8 +16,8 @@ from demur.settings import Settings
 from demur.supervision import Row
 
 # DeRTa's published scripts: the first row and each third one from there without a prefix (and a
-# space too many there), the others 1 to W - 2 words long, drawn once for all epochs. Their batches
-# are 128 rows, over 8 processes.
+# space too many there), the others 1 to W - 2 words long, drawn once for all epochs. Their steps
+# are 128 rows, over 8 processes; here on one.
 _ROWS = {
     "prefix_empty": 0.0,
     "prefix_empty_every": 3,
@@ -27,23 +27,32 @@ _ROWS = {
     "doubled_space": True,
     "spaced": False,
 }
-REFERENCE: dict[str, Any] = _ROWS | {
-    "epochs": 2.0,
-    "max_length": 512,
-    "learning_rate": 1e-4,
-    "lr_scheduler": "linear",
-    "warmup_ratio": 0.0,
-    "lora": {"r": 96, "alpha": 16, "dropout": 0.05, "target_modules": "all-linear"},
-}
-REFERENCE_FULL: dict[str, Any] = _ROWS | {
-    "epochs": 2.0,
-    "max_length": 1024,
-    "learning_rate": 2e-5,
-    "lr_scheduler": "cosine",
-    "warmup_ratio": 0.03,
-    "weight_decay": 2e-5,
-    "lora": None,
-}
+_STEP = {"batch_size": 8, "accumulation": 16}
+REFERENCE: dict[str, Any] = (
+    _ROWS
+    | _STEP
+    | {
+        "epochs": 2.0,
+        "max_length": 512,
+        "learning_rate": 1e-4,
+        "lr_scheduler": "linear",
+        "warmup_ratio": 0.0,
+        "lora": {"r": 96, "alpha": 16, "dropout": 0.05, "target_modules": "all-linear"},
+    }
+)
+REFERENCE_FULL: dict[str, Any] = (
+    _ROWS
+    | _STEP
+    | {
+        "epochs": 2.0,
+        "max_length": 1024,
+        "learning_rate": 2e-5,
+        "lr_scheduler": "cosine",
+        "warmup_ratio": 0.03,
+        "weight_decay": 2e-5,
+        "lora": None,
+    }
+)
 
 
 class Spaced(Settings):
