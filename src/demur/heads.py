@@ -75,9 +75,10 @@ def prove(model: Any, ids: Sequence[int]) -> None:
     inner, seen = adapters.bare(model.eval()), []
     told = torch.tensor([list(ids)], device=next(model.parameters()).device)
     watch = inner.get_decoder().register_forward_hook(lambda *call: seen.append(call[-1]))
+    forward = type(inner).forward  # not what an earlier training has wrapped it in, autocast say
     try:
         with torch.no_grad():
-            own = model(input_ids=told, use_cache=False, logits_to_keep=1).logits[:, -1]
+            own = forward(inner, input_ids=told, use_cache=False, logits_to_keep=1).logits[:, -1]
             hidden = getattr(seen[-1], "last_hidden_state", None) if seen else None
             found = None if hidden is None else head(model)(hidden[:, -1])
     finally:
