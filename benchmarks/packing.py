@@ -67,7 +67,7 @@ def figures(size: Size = FULL) -> list[dict[str, Any]]:
 
 def _speed(kinds: dict[str, list[Row]], size: Size) -> list[dict[str, Any]]:
     model = models.load(Model(name=size.model, dtype="float32"))
-    model = adapters.with_lora(model, Lora(), seed=0).train()
+    model = adapters.with_lora(model, Lora(r=16, alpha=32), seed=0).train()
     cases: dict[str, Case] = {}
     for name, rows in kinds.items():
         step = Random(0).sample(rows, size.rows)

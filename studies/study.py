@@ -18,9 +18,9 @@ import matplotlib.pyplot as plt
 import typer
 import yaml
 
-from demur import config, manifest, measures, metrics, pipeline
+from demur import config, evaluated, manifest, measures, metrics, outcomes, pipeline
 from demur.config import Run
-from demur.measures import Answer, Evaluation
+from demur.evaluated import Answer, Evaluation
 from demur.metrics import Estimate
 from demur.records import Kind, Label, replace
 
@@ -65,7 +65,7 @@ def main(file: Path, seeds: Annotated[int, typer.Option(help="Runs to make of it
     OUT.mkdir(parents=True, exist_ok=True)
     figure(rows, OUT / f"{file.stem}.svg")
     head = _head(file, seeds, runs[0], loaded["before"][0])
-    text = head + table(rows) + differences(runs[0])
+    text = head + table(rows) + differences(file, runs[0])
     (OUT / f"{file.stem}.md").write_text(text, encoding="utf-8")
     typer.echo(OUT / f"{file.stem}.md")
 
@@ -96,7 +96,7 @@ def _share(source: Path, target: Path) -> None:
 
 
 def _evaluation(run: Run, name: str) -> Evaluation:
-    return measures.load(run.output / "evaluate" / name)
+    return evaluated.load(run.output / "evaluate" / name)
 
 
 Row = dict[str, Estimate | None]
@@ -128,14 +128,14 @@ def _share_of(answers: Iterable[Answer], column: Column) -> Estimate | None:
 
 def _is(answer: Answer, column: Column) -> bool | None:
     if not column.parts:
-        return measures.flags([answer], column.label)[0]
+        return outcomes.flags([answer], column.label)[0]
     said = next(v for v in answer.verdicts if v.judge == "broken")
     return said.detail.get("sort") in column.parts
 
 
 def _head(file: Path, seeds: int, run: Run, before: Evaluation) -> str:
     versions = before.manifest["versions"]
-    counts = {kind: sum(b.kind == kind for b in _asked(before)) for kind in measures.GROUPS}
+    counts = {kind: sum(b.kind == kind for b in _asked(before)) for kind in outcomes.GROUPS}
     asked = ", ".join(f"{n} {kind}" for kind, n in counts.items() if n)
     return (
         f"# {run.title}\n\n"
@@ -173,9 +173,9 @@ def _cell(title: str, value: Estimate | None) -> str:
     return f"{value.value:.0%} [{100 * value.low:.0f}, {100 * value.high:.0f}]"
 
 
-def differences(run: Run) -> str:
+def differences(file: Path, run: Run) -> str:
     """What each row's training was given, as the configuration has it."""
-    given = {_label(run, "after"): run.train.model_dump(mode="json", exclude_unset=True)}
+    given = {_label(run, "after"): yaml.safe_load(file.read_text(encoding="utf-8"))["train"]}
     head = "\nThe first is `train`; the others say in what they differ from it.\n\n"
     pages = (given | run.variants).items()
     return head + "".join(f"- `{name}`: `{_inline(page)}`\n" for name, page in pages)

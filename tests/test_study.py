@@ -47,7 +47,7 @@ def test_two_seeds_become_a_table_and_a_figure(
     assert "prefill, k" in head and "look-alikes declined" in head
     assert [row.split("|")[1].strip() for row in rows] == ["`before`", "`ta_sft`", "`plain`"]
     assert all("[" in row and row.count("|") == head.count("|") for row in rows)
-    assert "- `plain`: `{recipe: sft}`" in text and "`ta_sft`: `{recipe: ta_sft" in text
+    assert "- `plain`: `{recipe: sft}`" in text and "- `ta_sft`: `{batch_size: 4" in text
     figure = (tmp_path / "studies" / f"{file.stem}.svg").read_text()
     assert all(name in figure for name in ("before", "ta_sft", "plain"))
     study.main(file, seeds=2)  # nothing is done twice, and the text is the same

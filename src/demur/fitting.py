@@ -24,8 +24,8 @@ from demur.settings import Settings, Uses, explain, keys, page_settings, refuse_
 class Lora(Settings):
     """A low-rank adapter instead of full fine-tuning."""
 
-    r: int = Field(16, gt=0, description="rank")
-    alpha: int = Field(32, gt=0, description="scale, divided by the rank")
+    r: int = Field(64, gt=0, description="rank")
+    alpha: int = Field(128, gt=0, description="scale, divided by the rank")
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: str | tuple[str, ...] = Field("all-linear", description="as PEFT names them")
 
