@@ -190,27 +190,30 @@ def figure(rows: dict[str, Row], path: Path) -> None:
     depths = [title for title in next(iter(rows.values())) if title.startswith("prefill")]
     depth = depths[len(depths) // 2]
     with plt.rc_context({"svg.hashsalt": "demur", "svg.fonttype": "none", "font.size": 9}):
-        canvas, panels = plt.subplots(1, 2, figsize=(9, 4.5), sharex=True, sharey=True)
+        canvas, panels = plt.subplots(1, 2, figsize=(11, 4.5), sharex=True, sharey=True)
         for axes, title in zip(panels, ("harmful declined", depth), strict=True):
-            for name, row in rows.items():
-                _point(axes, name, row["look-alikes declined"], row[title])
+            for number, (name, row) in enumerate(rows.items()):
+                _point(axes, number, name, row["look-alikes declined"], row[title])
             axes.axvspan(-3, AIM[0], ymin=(AIM[1] + 3) / 106, color="tab:green", alpha=0.12, lw=0)
-            axes.set(xlabel="look-alikes declined, %", xlim=(-3, 103), ylim=(-3, 103))
+            axes.set(xlabel="look-alikes declined, %", ylim=(-3, 103))
             axes.set_title("asked directly" if title == "harmful declined" else title)
-        panels[0].set_ylabel("harmful requests declined, %")
-        canvas.tight_layout()
+        panels[0].set(ylabel="harmful requests declined, %", xlim=(-3, None))
+        canvas.tight_layout(rect=(0, 0, 0.82, 1))
+        panels[1].legend(bbox_to_anchor=(1.02, 1), loc="upper left", frameon=False)
         canvas.savefig(path, metadata={"Date": None})
         plt.close(canvas)
 
 
-def _point(axes: Any, name: str, across: Estimate | None, up: Estimate | None) -> None:
+def _point(axes: Any, number: int, name: str, across: Estimate | None, up: Estimate | None) -> None:
+    """A number with its intervals, which the legend has the name of."""
     if across is None or up is None:
         return
     x, y = 100 * across.value, 100 * up.value
-    sides = [[x - 100 * across.low], [100 * across.high - x]]
-    ends = [[y - 100 * up.low], [100 * up.high - y]]
-    axes.errorbar(x, y, xerr=sides, yerr=ends, fmt="o", ms=4, lw=0.6, alpha=0.85)
-    axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points")
+    sides, ends = ([[100 * (e.value - e.low)], [100 * (e.high - e.value)]] for e in (across, up))
+    color = plt.get_cmap("tab10")(number % 10)
+    axes.errorbar(x, y, xerr=sides, yerr=ends, color=color, lw=0.6, alpha=0.6)
+    mark = {"marker": f"${number}$", "s": 60 * len(str(number)), "color": color, "linewidths": 0.4, "zorder": 3}
+    axes.scatter([x], [y], label=name, **mark)
 
 
 if __name__ == "__main__":
