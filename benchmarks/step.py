@@ -100,7 +100,8 @@ class Sides:
 
     def __init__(self, size: Size) -> None:
         self.tokenizer = tokenizers.load(Model(name=size.model))
-        self.model = adapters.with_lora(models.load(Model(name=size.model)), Lora(r=16, alpha=32), 0)
+        model = models.load(Model(name=size.model))
+        self.model = adapters.with_lora(model, Lora(r=16, alpha=32), 0)
 
     def demur(self, recipe: str, size: Size, out: Path) -> None:
         given, train = examples(recipe, size), settings(recipe, size)

@@ -212,8 +212,8 @@ def _point(axes: Any, number: int, name: str, across: Estimate | None, up: Estim
     sides, ends = ([[100 * (e.value - e.low)], [100 * (e.high - e.value)]] for e in (across, up))
     color = plt.get_cmap("tab10")(number % 10)
     axes.errorbar(x, y, xerr=sides, yerr=ends, color=color, lw=0.6, alpha=0.6)
-    mark = {"marker": f"${number}$", "s": 60 * len(str(number)), "color": color, "linewidths": 0.4, "zorder": 3}
-    axes.scatter([x], [y], label=name, **mark)
+    marker, size = f"${number}$", 60 * len(str(number))
+    axes.scatter([x], [y], size, color=color, marker=marker, label=name, linewidths=0.4, zorder=3)
 
 
 if __name__ == "__main__":
