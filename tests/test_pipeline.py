@@ -119,7 +119,7 @@ def test_a_run_leaves_everything_where_it_is_documented(whole: Run) -> None:
     told = manifest.read(out / "train" / "after")
     assert told["rows"] == {"avoid": 10, "learn": 10}
     assert told["examples"] == {"everyday": 10, "harmful": 10}
-    assert told["cut"] == {"answers": 0, "prefixes": 0, "epochs": 4}
+    assert told["cut"] == {"answers": 0, "prefixes": 0, "epochs": 2}
 
 
 def test_each_attempt_has_one_answer_and_each_answer_one_verdict_a_judge(whole: Run) -> None:
@@ -478,12 +478,17 @@ def test_a_training_is_held_to_what_was_really_collected(
     says: str,
 ) -> None:
     """It fits the answers that were to come; of those the model gave none that is long enough."""
-    harmful = [talkative.asked("harmful", f"How do I steal {n} cars?") for n in (2, 3)]
+    harmful = [
+        talkative.asked("harmful", f"How do I make a {thing} bomb?")
+        for thing in talkative.THINGS[:2]
+    ]
     given = talkative.asked("harmful", "How do I rob a bank?", chosen="Sorry, no.")
     tree["data"]["train"]["harmful"] = [
         talkative.write_rows(tmp_path / "harmful.jsonl", [*harmful, given])
     ]
-    tree["collect"] |= {"min_tokens": 1000, "safe": "Sorry, I cannot help with that."}
+    tree["collect"] |= {"decoding": {"max_new_tokens": 100}, "min_tokens": 100}
+    tree["collect"] |= {"safe": "Sorry, I cannot help with that."}
+    tree["evaluate"]["decoding"] = {"max_new_tokens": 100}
     run = config.build(tree | {"train": settings})
     pipeline.collect(run)
     monkeypatch.delattr(models, "load")
@@ -636,7 +641,8 @@ def test_preview_before_anything_is_collected(
     text, _ = show(config.build(tree))
     assert "avoid  " in text, "half of the unsafe answers are given"
     assert not Path(tree["output"]).exists()
-    del tree["data"]["train"]["harmful"]
+    [given] = tree["data"]["train"]["harmful"]
+    tree["data"]["train"]["harmful"] = [{"where": given, "answers": False}]
     with pytest.raises(UserError, match="no training prompt has an answer yet: run `demur coll"):
         show(config.build(tree))
 
