@@ -160,7 +160,7 @@ def test_prefill_has_an_opening_where_no_answer_is_known(
 ) -> None:
     [attempt] = attempts(prefill, [BOMB], target, opening="Of course:")
     assert (attempt.variant, attempt.prefill) == ("opening", "Of course:")
-    assert "no harmful answer comes with these 1 prompts: all begin" in capsys.readouterr().err
+    assert "no harmful answer comes with its prompts (1): all begin" in capsys.readouterr().err
     assert attempts(prefill, [BOMB], target, opening=None) == []
     assert "none is asked" in capsys.readouterr().err
 

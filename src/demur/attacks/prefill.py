@@ -35,7 +35,7 @@ def attack(behaviors: Sequence[Behavior], target: Any, settings: Settings) -> It
     chosen = [behavior for behavior in behaviors if behavior.kind in settings.kinds]
     if chosen and not any(behavior.unsafe for behavior in chosen):
         instead = f"all begin with {settings.opening!r}" if settings.opening else "none is asked"
-        say(f"prefill: no harmful answer comes with these {len(chosen)} prompts: {instead}")
+        say(f"prefill: no harmful answer comes with its prompts ({len(chosen)}): {instead}")
     for k in settings.tokens:
         for behavior in chosen:
             if behavior.unsafe:
